@@ -1,0 +1,159 @@
+"""Every error the appliance raises on purpose.
+
+    CubeError
+    ├── InvalidRequest            the caller must change the request
+    ├── Unauthenticated           no key, or a key that is unknown, expired or revoked
+    ├── Forbidden                 a key that is known, but not for this
+    ├── NotFound
+    │   ├── SandboxNotFound
+    │   ├── TemplateNotFound
+    │   ├── BuildNotFound
+    │   └── NodeNotFound
+    ├── Conflict                  the object is in a state that does not allow this
+    │   ├── SandboxTransitioning
+    │   └── TemplateNotReady
+    ├── QuotaExceeded             the team has as much as it may have
+    ├── Unavailable               try again: something we depend on is down or full
+    │   ├── NoCapacity
+    │   ├── NodeUnreachable
+    │   └── DeadlineExceeded
+    └── NodeFailure               a step on the node failed
+        ├── VmmFailure
+        ├── GuestFailure
+        ├── StorageFailure
+        │   ├── DiskFull
+        │   └── ImageRejected     an image that the host refuses, with the rule it broke
+        └── NetworkFailure
+
+Errors carry data; only `common/http.py` knows status codes.
+"""
+
+from __future__ import annotations
+
+
+class CubeError(Exception):
+    """Base of all. `str()` is one sentence for the caller, with what to do next where there is something."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(CubeError):
+    """The request breaks a rule of the interface."""
+
+
+class Unauthenticated(CubeError):
+    """No credentials, or credentials that are not valid now."""
+
+
+class Forbidden(CubeError):
+    """Valid credentials that do not cover the object."""
+
+
+class NotFound(CubeError):
+    """The object does not exist for this caller; another team's object is told apart from nothing by nobody."""
+
+
+class SandboxNotFound(NotFound):
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__(f'Sandbox "{sandbox_id}" doesn\'t exist or you don\'t have access to it')
+        self.sandbox_id = sandbox_id
+
+
+class TemplateNotFound(NotFound):
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"template '{reference}' not found")
+        self.reference = reference
+
+
+class BuildNotFound(NotFound):
+    def __init__(self, build_id: str) -> None:
+        super().__init__(f"build '{build_id}' not found")
+        self.build_id = build_id
+
+
+class NodeNotFound(NotFound):
+    def __init__(self, node_id: str) -> None:
+        super().__init__(f"node '{node_id}' not found")
+        self.node_id = node_id
+
+
+class Conflict(CubeError):
+    """The object is in a state that does not allow the call."""
+
+
+class SandboxTransitioning(Conflict):
+    def __init__(self, sandbox_id: str, state: str) -> None:
+        super().__init__(f'Sandbox "{sandbox_id}" is being {state}')
+        self.sandbox_id = sandbox_id
+        self.state = state
+
+
+class TemplateNotReady(Conflict):
+    """A template that exists but has no finished build."""
+
+    def __init__(self, reference: str, status: str, reason: str | None = None) -> None:
+        detail = f": {reason}" if reason else ""
+        hint = "wait for it with `cubemastercli tpl watch`" if status in ("building", "waiting") else "build it again"
+        super().__init__(f"template '{reference}' is not ready, its build is '{status}'{detail}; {hint}")
+        self.reference = reference
+        self.status = status
+
+
+class QuotaExceeded(CubeError):
+    """The team has as many of these as it may have."""
+
+
+class Unavailable(CubeError):
+    """The call may succeed later. `retry_after_s` is None where waiting will not help."""
+
+    retry_after_s: int | None = 1
+
+
+class NoCapacity(Unavailable):
+    """No schedulable node fits the request."""
+
+
+class NodeUnreachable(Unavailable):
+    def __init__(self, node_id: str, detail: str) -> None:
+        super().__init__(f"node '{node_id}' does not answer: {detail}; see `cubemastercli node list`")
+        self.node_id = node_id
+
+
+class DeadlineExceeded(Unavailable):
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(f"{what} did not finish within {seconds:g} s")
+        self.what = what
+
+
+class NodeFailure(CubeError):
+    """A step on the node failed; nothing of it is left behind."""
+
+
+class VmmFailure(NodeFailure):
+    """The VMM refused a command, or died."""
+
+
+class GuestFailure(NodeFailure):
+    """The guest did not do what it must, such as acknowledging its new identity."""
+
+
+class StorageFailure(NodeFailure):
+    """A disk, layer or snapshot could not be made."""
+
+
+class DiskFull(StorageFailure):
+    """The node's disk has no room; what was begun is removed."""
+
+
+class ImageRejected(StorageFailure):
+    """An image the host refuses to use. `rule` is the machine-readable name of what it broke."""
+
+    def __init__(self, rule: str, detail: str) -> None:
+        super().__init__(f"image rejected ({rule}): {detail}")
+        self.rule = rule
+
+
+class NetworkFailure(NodeFailure):
+    """A tap, address or program could not be set up."""
