@@ -57,7 +57,7 @@ class NotFound(CubeError):
 
 class SandboxNotFound(NotFound):
     def __init__(self, sandbox_id: str) -> None:
-        super().__init__(f'Sandbox "{sandbox_id}" doesn\'t exist or you don\'t have access to it')
+        super().__init__(f"Sandbox \"{sandbox_id}\" doesn't exist or you don't have access to it")
         self.sandbox_id = sandbox_id
 
 
@@ -95,7 +95,11 @@ class TemplateNotReady(Conflict):
 
     def __init__(self, reference: str, status: str, reason: str | None = None) -> None:
         detail = f": {reason}" if reason else ""
-        hint = "wait for it with `cubemastercli tpl watch`" if status in ("building", "waiting") else "build it again"
+        hint = (
+            "wait for it with `cubemastercli tpl watch`"
+            if status in ("building", "waiting")
+            else "build it again"
+        )
         super().__init__(f"template '{reference}' is not ready, its build is '{status}'{detail}; {hint}")
         self.reference = reference
         self.status = status

@@ -1,0 +1,157 @@
+"""HTTP between our services: where errors become statuses and statuses become errors again.
+
+Servers call `install_error_handlers`. Callers use `InternalClient`, one keep-alive pool to one service, over a Unix
+socket or TCP, which raises the same class of `domain/errors.py` that the service raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import aiohttp
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from yarl import URL
+
+from appliance.contracts.errors import ErrorBody
+from appliance.domain import errors
+
+log = structlog.get_logger()
+
+_STATUS: tuple[tuple[type[errors.CubeError], int], ...] = (
+    (errors.InvalidRequest, 400),
+    (errors.Unauthenticated, 401),
+    (errors.Forbidden, 403),
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.QuotaExceeded, 429),
+    (errors.Unavailable, 503),
+    (errors.CubeError, 500),
+)
+
+
+def status_of(error: errors.CubeError) -> int:
+    """Return the HTTP status of an error, by its most general class."""
+    return next(status for kind, status in _STATUS if isinstance(error, kind))
+
+
+def error_response(
+    status: int, message: str, *, error_code: str | None = None, retry_after_s: int | None = None
+) -> JSONResponse:
+    """Return the error body of every interface. A status that waiting may cure says so to the SDKs' retry loops."""
+    headers = {}
+    if status in (429, 503):
+        headers["Should-Retry"] = "true" if retry_after_s is not None else "false"
+        if retry_after_s is not None:
+            headers["Retry-After"] = str(retry_after_s)
+    body = ErrorBody(code=status, message=message, error_code=error_code)
+    return JSONResponse(body.model_dump(exclude_none=True), status_code=status, headers=headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every failure of `app` with an ErrorBody, never with FastAPI's `detail`."""
+
+    @app.exception_handler(errors.CubeError)
+    async def _ours(_: Request, error: errors.CubeError) -> JSONResponse:
+        status = status_of(error)
+        if status == 500:
+            log.error("request_failed", error=type(error).__name__, message=error.message)
+        retry = error.retry_after_s if isinstance(error, errors.Unavailable) else None
+        return error_response(status, error.message, error_code=type(error).__name__, retry_after_s=retry)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors()
+        )
+        return error_response(400, f"Invalid request body: {problems}", error_code="InvalidRequest")
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        return error_response(error.status_code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def _bug(request: Request, error: Exception) -> JSONResponse:
+        log.exception("request_crashed", method=request.method, path=request.url.path, exc_info=error)
+        return error_response(500, "internal error; the service's journal has the details")
+
+
+def raise_for(status: int, body: ErrorBody, *, service: str) -> None:
+    """Raise the error that a service of ours answered with, as the class it was there."""
+    kind = getattr(errors, body.error_code or "", None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.CubeError)):
+        kind = {s: k for k, s in reversed(_STATUS)}.get(status, errors.CubeError)
+    error: errors.CubeError = Exception.__new__(kind)
+    # Subclasses build their message from data that stayed on the other side; the message itself is what crosses.
+    errors.CubeError.__init__(error, body.message)
+    raise error
+
+
+class InternalClient:
+    """A keep-alive pool to one service. `endpoint` is `unix:///path/to.sock` or an http(s) URL."""
+
+    def __init__(self, endpoint: str, *, service: str, connections: int = 100) -> None:
+        self._service = service
+        self._connector_of: Callable[[], aiohttp.BaseConnector]
+        if endpoint.startswith("unix://"):
+            path = endpoint.removeprefix("unix://")
+            self._connector_of = lambda: aiohttp.UnixConnector(
+                path=path, limit=connections, keepalive_timeout=60
+            )
+            self._base = URL("http://localhost")
+        else:
+            self._connector_of = lambda: aiohttp.TCPConnector(limit=connections, keepalive_timeout=60)
+            self._base = URL(endpoint)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> InternalClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        deadline: timedelta,
+        json: Any = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Return the decoded JSON answer, or None for an empty one.
+
+        Raises the service's own error, or `Unavailable` when it does not answer in time.
+        """
+        if self._session is None:
+            # Made here, not in the constructor: a session belongs to the running loop.
+            self._session = aiohttp.ClientSession(connector=self._connector_of())
+        try:
+            async with self._session.request(
+                method,
+                self._base.with_path(path),
+                json=json,
+                params=params,
+                timeout=aiohttp.ClientTimeout(total=deadline.total_seconds()),
+            ) as response:
+                payload = await response.json(content_type=None) if response.content_length != 0 else None
+                if response.status >= 400:
+                    raise_for(response.status, ErrorBody.model_validate(payload), service=self._service)
+                return payload
+        except TimeoutError as error:
+            raise errors.DeadlineExceeded(
+                f"{self._service} {method} {path}", deadline.total_seconds()
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise errors.Unavailable(
+                f"{self._service} does not answer ({type(error).__name__}); see `journalctl -u {self._service}`"
+            ) from error

@@ -1,0 +1,211 @@
+"""CubeMaster's interface, for CubeAPI, the CLI, Cubelets and CubeProxy on the internal network. Never public.
+
+Callers are trusted; CubeAPI passes the team that a key belongs to. `team_id` is a query parameter on GET and DELETE.
+A missing `team_id` is the operator: every team's objects.
+
+    GET    /health                                 204
+    POST   /v1/keys/resolve                        200 ResolvedKey        KeyDigest; Unauthenticated
+    POST   /v1/keys                                201 CreatedKey         NewKey
+    GET    /v1/keys                                200 [KeyView]
+    DELETE /v1/keys/{key_id}                       204
+    POST   /v1/sandboxes                           201 SandboxView        NewSandbox
+    GET    /v1/sandboxes?state=&template=&metadata=&order=&started_after=&limit=&cursor=   200 SandboxPage
+    GET    /v1/sandboxes/{sandbox_id}              200 SandboxView        with ?ended=true also one that has ended
+    POST   /v1/sandboxes/{sandbox_id}/timeout      200 SandboxView        NewTimeout
+    DELETE /v1/sandboxes/{sandbox_id}              204
+    POST   /v1/templates                           202 BuildView          NewTemplate
+    GET    /v1/templates                           200 [TemplateView]
+    GET    /v1/templates/{reference:path}          200 TemplateView       id, alias or team/alias, with or without :tag
+    DELETE /v1/templates/{reference:path}          204
+    GET    /v1/builds/{build_id}?log_offset=N      200 BuildView
+    GET    /v1/nodes                               200 [NodeView]
+    POST   /v1/nodes/{node_id}/heartbeat           204                    contracts.node.NodeStatus; the first registers
+    POST   /v1/nodes/{node_id}/ended               204                    [contracts.node.EndedSandbox]
+    GET    /v1/routes/{sandbox_id}                 200 Route              NotFound
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from appliance.contracts.node import BuildLogEntry, EndReason, RegistryLogin
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class KeyDigest(_Wire):
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ResolvedKey(_Wire):
+    key_id: str
+    team_id: str
+    team_slug: str
+
+
+class NewKey(_Wire):
+    team: str = "default"
+    """Slug of the team, made if it does not exist."""
+    name: str
+
+
+class KeyView(_Wire):
+    key_id: str
+    team: str
+    name: str
+    mask: str
+    """`e2b_ab...cdef`: enough to tell keys apart, not to use one."""
+    created_at: datetime
+    last_used_at: datetime | None = None
+
+
+class CreatedKey(KeyView):
+    key: str = Field(repr=False)
+    """The key itself, shown this once."""
+
+
+class SandboxState(StrEnum):
+    CREATING = "creating"
+    RUNNING = "running"
+    PAUSED = "paused"
+    KILLING = "killing"
+    ENDED = "ended"
+
+
+class NewSandbox(_Wire):
+    team_id: str
+    template: str
+    """Template id, alias or `team/alias`, with or without `:tag`."""
+    timeout_s: int = Field(ge=1)
+    metadata: dict[str, str] = Field(default_factory=dict)
+    env_vars: dict[str, str] = Field(default_factory=dict, repr=False)
+    secure: bool = True
+    allow_internet: bool = True
+    allow_out: tuple[str, ...] = ()
+    deny_out: tuple[str, ...] = ()
+    idempotency_key: str | None = None
+
+
+class SandboxView(_Wire):
+    sandbox_id: str
+    team_id: str
+    template_id: str
+    build_id: str
+    alias: str | None = None
+    state: SandboxState
+    started_at: datetime
+    end_at: datetime
+    vcpus: int
+    memory_mib: int
+    disk_size_mib: int
+    metadata: dict[str, str] = Field(default_factory=dict)
+    allow_internet: bool = True
+    envd_version: str
+    access_token: str | None = Field(default=None, repr=False)
+    node_id: str
+    end_reason: EndReason | None = None
+    end_detail: str | None = None
+    ended_at: datetime | None = None
+
+
+class SandboxPage(_Wire):
+    sandboxes: tuple[SandboxView, ...]
+    next_cursor: str | None = None
+    total_running: int | None = None
+
+
+class NewTimeout(_Wire):
+    team_id: str | None = None
+    timeout_s: int = Field(ge=0)
+    extend_only: bool = False
+    """Never shorten: what connect and refreshes do."""
+
+
+class NewTemplate(_Wire):
+    team: str = "default"
+    """Slug of the owning team, made if it does not exist."""
+    image: str
+    registry: RegistryLogin | None = None
+    alias: str | None = None
+    vcpus: int = Field(default=2, ge=1, le=64)
+    memory_mib: int = Field(default=512, ge=128)
+    writable_layer_mib: int = Field(default=1024, ge=16)
+    start_cmd: str | None = None
+    ready_cmd: str | None = None
+    probe_port: int | None = Field(default=None, ge=1, le=65535)
+    exposed_ports: tuple[int, ...] = ()
+    public: bool = False
+
+
+class BuildStatus(StrEnum):
+    WAITING = "waiting"
+    BUILDING = "building"
+    READY = "ready"
+    ERROR = "error"
+
+
+class BuildView(_Wire):
+    template_id: str
+    build_id: str
+    """A UUID: SDKs parse it as one. The CLI calls it the job id."""
+    status: BuildStatus
+    reason: str | None = None
+    step: str | None = None
+    logs: tuple[BuildLogEntry, ...] = ()
+    created_at: datetime
+    finished_at: datetime | None = None
+
+
+class TemplateView(_Wire):
+    template_id: str
+    build_id: str
+    """The newest READY build, or the newest where none is ready."""
+    team_id: str
+    team_slug: str
+    aliases: tuple[str, ...] = ()
+    public: bool
+    vcpus: int
+    memory_mib: int
+    disk_size_mib: int
+    envd_version: str
+    status: BuildStatus
+    reason: str | None = None
+    image: str
+    nodes: tuple[str, ...] = ()
+    """Nodes that hold a ready replica."""
+    created_at: datetime
+    updated_at: datetime
+    last_spawned_at: datetime | None = None
+    spawn_count: int = 0
+    build_count: int = 1
+
+
+class NodeView(_Wire):
+    node_id: str
+    state: Literal["ready", "not_ready", "lost"]
+    detail: str = ""
+    endpoint: str
+    version: str
+    vmm: str
+    accelerator: str
+    vcpus: int
+    vcpus_reserved: int
+    memory_mib: int
+    memory_reserved_mib: int
+    disk_free_mib: int
+    sandboxes: int
+    last_heartbeat_at: datetime
+
+
+class Route(_Wire):
+    """Also the value in Redis under `cube:route:<sandboxID>`, as JSON."""
+
+    node: str
+    address: str
+    state: Literal["running", "paused"] = "running"

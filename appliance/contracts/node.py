@@ -1,0 +1,169 @@
+"""Cubelet's interface, called by CubeMaster only. Times are aware UTC; sizes carry their unit in the name.
+
+GET    /health                                      204
+GET    /v1/node                                     200 NodeStatus
+POST   /v1/builds                                   202               BuildRequest; the same build_id again is success
+GET    /v1/builds/{build_id}?log_offset=N           200 BuildProgress
+DELETE /v1/templates/{template_id}/builds/{build_id} 204              Conflict while sandboxes of it run
+PUT    /v1/sandboxes/{sandbox_id}                   200 NodeSandbox   CreateSandbox; the same id again is the same sandbox
+GET    /v1/sandboxes                                200 [NodeSandbox]
+GET    /v1/sandboxes/{sandbox_id}                   200 NodeSandbox
+PUT    /v1/sandboxes/{sandbox_id}/deadline          204               Deadline
+DELETE /v1/sandboxes/{sandbox_id}                   204               also when it is gone
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Wire(BaseModel):
+    # Nodes and masters of neighbouring releases talk to each other: unknown fields are newer ones.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class EndReason(StrEnum):
+    """Why a sandbox ended: durable, and shown by API, CLI and dashboard."""
+
+    KILLED = "killed"
+    TIMEOUT = "timeout"
+    OOM_GUEST = "oom_guest"
+    OOM_HOST = "oom_host"
+    GUEST_PANIC = "guest_panic"
+    VMM_DIED = "vmm_died"
+    NODE_LOST = "node_lost"
+    NODE_REBOOTED = "node_rebooted"
+    DISK_FULL = "disk_full"
+    EVICTED = "evicted"
+    FAILED_START = "failed_start"
+
+
+class RegistryLogin(_Wire):
+    username: str
+    password: str = Field(repr=False)
+
+
+class BuildRequest(_Wire):
+    """Make a template ready on this node."""
+
+    template_id: str
+    build_id: str
+    image: str
+    """`oci:<dir>[:tag]`, `docker-archive:<file>[:ref]` or a registry reference."""
+    registry: RegistryLogin | None = None
+    vcpus: int = Field(ge=1)
+    memory_mib: int = Field(ge=128)
+    writable_layer_mib: int = Field(ge=16)
+    start_cmd: str | None = None
+    """Shell command run in the background. Absent: the image's entrypoint and command, if it has any."""
+    ready_cmd: str | None = None
+    """Shell command retried until it exits 0."""
+    probe_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port that must answer HTTP, below 500, before the snapshot is taken."""
+    exposed_ports: tuple[int, ...] = ()
+
+
+class BuildState(StrEnum):
+    BUILDING = "building"
+    READY = "ready"
+    ERROR = "error"
+
+
+class BuildLogEntry(_Wire):
+    timestamp: datetime
+    level: str = "info"
+    message: str
+    step: str | None = None
+
+
+class BuildProgress(_Wire):
+    build_id: str
+    state: BuildState
+    logs: tuple[BuildLogEntry, ...]
+    """Entries from `log_offset` on."""
+    reason: str | None = None
+    """Why it is in ERROR."""
+    step: str | None = None
+    """The step that failed: `base`, a step number, or `finalize`."""
+    disk_size_mib: int | None = None
+    envd_version: str | None = None
+    layers: tuple[str, ...] = ()
+
+
+class CreateSandbox(_Wire):
+    template_id: str
+    build_id: str
+    end_at: datetime
+    env_vars: dict[str, str] = Field(default_factory=dict, repr=False)
+    access_token: str | None = Field(default=None, repr=False)
+    """Token the guest agent will demand; None leaves it open (an unsecured E2B 1.x sandbox)."""
+    allow_internet: bool = True
+    allow_out: tuple[str, ...] = ()
+    """IPv4 addresses and networks in CIDR form that the guest may reach; they beat `deny_out`."""
+    deny_out: tuple[str, ...] = ()
+
+
+class NodeSandboxState(StrEnum):
+    CREATING = "creating"
+    RUNNING = "running"
+
+
+class NodeSandbox(_Wire):
+    sandbox_id: str
+    template_id: str
+    build_id: str
+    state: NodeSandboxState
+    address: str
+    """IPv4 address under which this node reaches the guest."""
+    started_at: datetime
+    end_at: datetime
+    envd_version: str
+    pooled: bool
+    """Whether it was claimed from the pool rather than cloned on demand."""
+
+
+class Deadline(_Wire):
+    end_at: datetime
+
+
+class Replica(_Wire):
+    """A template that is ready on this node."""
+
+    template_id: str
+    build_id: str
+    pooled: int = 0
+    """Restored VMs waiting to be claimed."""
+
+
+class EndedSandbox(_Wire):
+    """Kept by the node until CubeMaster has taken it."""
+
+    sandbox_id: str
+    reason: EndReason
+    detail: str = ""
+    ended_at: datetime
+
+
+class NodeStatus(_Wire):
+    node_id: str
+    version: str
+    endpoint: str
+    """How CubeMaster reaches this node: `unix:///path` or `https://host:port`."""
+    boot_id: str
+    """/proc/sys/kernel/random/boot_id of the node: a new one means that every running sandbox ended."""
+    vmm: str
+    accelerator: str
+    vcpus: int
+    """Processors of the node times its overcommit."""
+    memory_mib: int
+    """Memory that sandboxes may be promised."""
+    disk_free_mib: int
+    ready: bool
+    """Whether it takes new sandboxes."""
+    detail: str = ""
+    """Why not, where it does not."""
+    sandboxes: tuple[NodeSandbox, ...] = ()
+    replicas: tuple[Replica, ...] = ()
