@@ -1,0 +1,241 @@
+"""Cubelet's calls to the agent inside one guest (E2B's envd protocol, port 49983), over the guest's tap.
+
+One `GuestClient` belongs to one VM: its connections are never reused for another owner of the same address.
+Everything that comes back is written by an untrusted guest: sizes are capped and only the expected fields are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import struct
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address
+
+import aiohttp
+
+from appliance.domain.errors import GuestFailure
+
+AGENT_PORT = 49983
+_MAX_ENVELOPE_BYTES = 1 << 20
+_END_OF_STREAM = 0x02
+# A stopped guest's clock stands still, so its side of an idle connection never times out; neither must ours.
+_KEEPALIVE_S = 7 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes a clone its own machine; pushed before anything else reaches it."""
+
+    sandbox_id: str
+    template_id: str
+    hostname: str
+    machine_id: str
+    """32 hex digits."""
+    entropy: bytes = field(repr=False)
+    """At least 64 bytes from the node's generator, credited to the guest's."""
+    timestamp: datetime
+    access_token: str | None = field(repr=False)
+    env_vars: Mapping[str, str] = field(repr=False)
+    default_user: str | None = None
+    default_workdir: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    exit_code: int
+    stdout: str
+    """At most `max_output_bytes`, cut at the end."""
+    stderr: str
+
+
+class GuestClient:
+    """Calls one guest's agent. Every failure is a `GuestFailure` that says which call it was."""
+
+    def __init__(self, address: IPv4Address, *, port: int = AGENT_PORT) -> None:
+        self._address = address
+        self._base = f"http://{address}:{port}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=4, keepalive_timeout=_KEEPALIVE_S),
+            auto_decompress=False,
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def wait_healthy(self, *, deadline: timedelta) -> str:
+        """Return the agent's version once it answers; used where a guest is still booting."""
+        last = "no answer"
+        try:
+            async with asyncio.timeout(deadline.total_seconds()):
+                while True:
+                    try:
+                        async with self._call("GET", "/health", deadline=timedelta(seconds=5)) as response:
+                            return response.headers.get("X-Envd-Version", "")
+                    except GuestFailure as error:
+                        last = error.message
+                    # A booting guest drops or refuses connections; it has no way to tell us when it is ready.
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise GuestFailure(
+                f"the guest agent did not answer within {deadline.total_seconds():g} s ({last}); "
+                "the console log beside the build has the guest's messages"
+            ) from error
+
+    async def init(self, identity: Identity, *, deadline: timedelta) -> str:
+        """Give the guest its identity and return the agent's version. The guest acknowledges, or the call raises."""
+        body = {
+            "accessToken": identity.access_token,
+            "envVars": dict(identity.env_vars),
+            "timestamp": identity.timestamp.isoformat().replace("+00:00", "Z"),
+            "defaultUser": identity.default_user,
+            "defaultWorkdir": identity.default_workdir,
+            "sandboxId": identity.sandbox_id,
+            "templateId": identity.template_id,
+            "hostname": identity.hostname,
+            "machineId": identity.machine_id,
+            "entropy": base64.b64encode(identity.entropy).decode(),
+        }
+        async with self._call("POST", "/init", deadline=deadline, data=json.dumps(body).encode()) as response:
+            return response.headers.get("X-Envd-Version", "")
+
+    async def run(
+        self,
+        argv: tuple[str, ...],
+        *,
+        deadline: timedelta,
+        user: str | None = None,
+        envs: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        max_output_bytes: int = 64 * 1024,
+    ) -> ExecResult:
+        """Run a program to its end. The guest kills it at the deadline."""
+        stdout, stderr = bytearray(), bytearray()
+        async for event in self._start(argv, deadline=deadline, user=user, envs=envs, cwd=cwd):
+            data = event.get("data")
+            if isinstance(data, dict):
+                for name, sink in (("stdout", stdout), ("stderr", stderr)):
+                    if isinstance(data.get(name), str) and len(sink) < max_output_bytes:
+                        sink += base64.b64decode(data[name])
+            end = event.get("end")
+            if isinstance(end, dict):
+                return ExecResult(
+                    exit_code=int(end.get("exitCode", 0)),
+                    stdout=stdout[:max_output_bytes].decode(errors="replace"),
+                    stderr=stderr[:max_output_bytes].decode(errors="replace"),
+                )
+        raise GuestFailure(f"the guest ended the stream of {argv[0]} without an exit code")
+
+    async def start(
+        self,
+        argv: tuple[str, ...],
+        *,
+        deadline: timedelta,
+        user: str | None = None,
+        envs: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> int:
+        """Start a program that goes on without us, and return its pid in the guest."""
+        # No Connect timeout is sent for it: the guest would kill the program when it elapses.
+        stream = self._start(argv, deadline=None, user=user, envs=envs, cwd=cwd)
+        try:
+            async with asyncio.timeout(deadline.total_seconds()):
+                async for event in stream:
+                    started = event.get("start")
+                    if isinstance(started, dict):
+                        return int(started.get("pid", 0))
+        except TimeoutError as error:
+            raise GuestFailure(f"the guest did not start {argv[0]} in time") from error
+        finally:
+            await stream.aclose()
+        raise GuestFailure(f"the guest did not start {argv[0]}")
+
+    async def http_status(self, port: int, path: str, *, deadline: timedelta) -> int | None:
+        """Return the status a service in the guest answers with, or None while nothing answers there."""
+        timeout = aiohttp.ClientTimeout(total=deadline.total_seconds())
+        try:
+            async with self._session.get(
+                f"http://{self._address}:{port}{path}", timeout=timeout, allow_redirects=False
+            ) as response:
+                return response.status
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+
+    async def _start(
+        self,
+        argv: tuple[str, ...],
+        *,
+        deadline: timedelta | None,
+        user: str | None,
+        envs: Mapping[str, str] | None,
+        cwd: str | None,
+    ) -> AsyncIterator[dict[str, object]]:
+        config: dict[str, object] = {"cmd": argv[0], "args": list(argv[1:]), "envs": dict(envs or {})}
+        if cwd is not None:
+            config["cwd"] = cwd
+        message = json.dumps({"process": config, "stdin": False}).encode()
+        headers = {"Connect-Protocol-Version": "1", "Content-Type": "application/connect+json"}
+        if user is not None:
+            headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:".encode()).decode()
+        if deadline is not None:
+            headers["Connect-Timeout-Ms"] = str(int(deadline.total_seconds() * 1000))
+        async with self._call(
+            "POST",
+            "/process.Process/Start",
+            # The guest enforces the deadline; ours is later, so that its own error is what is reported.
+            deadline=deadline + timedelta(seconds=5) if deadline is not None else None,
+            data=struct.pack(">BI", 0, len(message)) + message,
+            headers=headers,
+        ) as response:
+            while True:
+                try:
+                    flags, length = struct.unpack(">BI", await response.content.readexactly(5))
+                    if length > _MAX_ENVELOPE_BYTES:
+                        raise GuestFailure(f"the guest sent a message of {length} bytes")
+                    payload = json.loads(await response.content.readexactly(length))
+                except (asyncio.IncompleteReadError, aiohttp.ClientError, ValueError, TimeoutError) as error:
+                    raise GuestFailure(f"the guest's stream broke while running {argv[0]}: {error!r}") from error
+                if not isinstance(payload, dict):
+                    raise GuestFailure("the guest sent a message that is not an object")
+                if flags & _END_OF_STREAM:
+                    failure = payload.get("error")
+                    if isinstance(failure, dict):
+                        raise GuestFailure(
+                            f"failed to run {argv[0]!r}: {failure.get('code')}: {failure.get('message')}"
+                        )
+                    return
+                event = payload.get("event")
+                if isinstance(event, dict):
+                    yield event
+
+    @asynccontextmanager
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        deadline: timedelta | None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        timeout = aiohttp.ClientTimeout(total=deadline.total_seconds() if deadline is not None else None)
+        try:
+            async with self._session.request(
+                method,
+                self._base + path,
+                data=data,
+                headers=headers or {"Content-Type": "application/json"},
+                timeout=timeout,
+            ) as response:
+                if response.status >= 400:
+                    detail = (await response.content.read(512)).decode(errors="replace")
+                    raise GuestFailure(f"the guest agent answered {path} with {response.status}: {detail}")
+                yield response
+        except TimeoutError as error:
+            raise GuestFailure(f"the guest agent did not answer {path} in time") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise GuestFailure(f"the guest agent cannot be reached for {path}: {error!r}") from error
