@@ -1,8 +1,8 @@
 """CubeMaster's interface, for CubeAPI, the CLI, Cubelets and CubeProxy on the internal network. Never public.
 
 Callers are trusted; CubeAPI passes the team that a key belongs to. `team_id` is a query parameter on GET and DELETE.
-A missing `team_id` is the operator: every team's objects. A list of sandboxes takes `state` as a comma-separated list (default
-running and paused) and `metadata` as a JSON object of which every pair must match.
+A missing `team_id` is the operator: every team's objects. A list of sandboxes takes `state` as a comma-separated list
+(default running and paused) and `metadata` as a JSON object of which every pair must match.
 
     GET    /health                                 204
     POST   /v1/keys/resolve                        200 ResolvedKey        KeyDigest; Unauthenticated
