@@ -1,0 +1,65 @@
+"""CubeMaster's settings: `/etc/cube/cube-master.toml`.
+
+Secrets are not in that file. Each is a systemd credential (`LoadCredential=`) of the unit:
+
+    envd-seed        HMAC key from which each sandbox's access token is derived
+    mysql-password   unless `database.password = false`, where MariaDB knows the process by its user (unix_socket)
+    redis-password   unless `redis.password = false`
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field
+
+from appliance.common.settings import Settings
+
+
+class DatabaseSettings(Settings):
+    socket: Path = Path("/run/mysqld/mysqld.sock")
+    name: str = "cube_master"
+    user: str = "cube-master"
+    password: bool = True
+    """Whether the server asks for the credential `mysql-password`."""
+    connections: int = Field(default=8, ge=1, le=256)
+    """Also the number of threads: each transaction runs on one thread with one connection."""
+
+
+class RedisSettings(Settings):
+    socket: Path = Path("/run/redis/redis-server.sock")
+    username: str | None = None
+    password: bool = True
+    """Whether the server asks for the credential `redis-password`."""
+
+
+class NodeSettings(Settings):
+    lost_after_s: float = Field(default=15, gt=0)
+    """Silence after which a node's sandboxes have ended for good."""
+    missing_grace_s: float = Field(default=10, gt=0)
+    """How long a running sandbox may be absent from its node's heartbeats."""
+    call_deadline_s: float = Field(default=10, gt=0)
+    create_deadline_s: float = Field(default=45, gt=0)
+    """Limit of one create on the node. Callers of CubeMaster wait longer, so that they hear why it failed."""
+
+
+class BuildSettings(Settings):
+    poll_interval_s: float = Field(default=0.5, gt=0)
+    deadline_s: float = Field(default=1800, gt=0)
+    """From the request to READY; later it is an ERROR."""
+
+
+class CubeMasterSettings(Settings):
+    socket: Path = Path("/run/cube/cube-master/api.sock")
+    log_level: str = "info"
+    route_check_interval_s: float = Field(default=0.5, gt=0)
+    """How often Redis is asked whether it still has the routes."""
+    database: DatabaseSettings = DatabaseSettings()
+    redis: RedisSettings = RedisSettings()
+    nodes: NodeSettings = NodeSettings()
+    builds: BuildSettings = BuildSettings()
+
+
+def seconds(value: float) -> timedelta:
+    return timedelta(seconds=value)
