@@ -1,0 +1,263 @@
+"""The Connect protocol with the JSON codec: envelopes, unary calls, server streams and client streams.
+
+Everything the E2B clients send uses JSON. Messages here are JSON objects; each service maps its own in a `wire` module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import struct
+import sys
+import traceback
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from guest_agent.errors import HTTP_STATUS, Code, RpcError, UnknownUser
+
+JsonObject = dict[str, Any]
+Batch = Sequence[JsonObject]
+
+_HEADER = struct.Struct(">BI")
+_COMPRESSED = 0x01
+_END_STREAM = 0x02
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+DEFAULT_KEEPALIVE = timedelta(seconds=90)
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the headers of a call say."""
+
+    user_name: str | None
+    """From `Authorization: Basic`, whose password is not used; None means the default user."""
+    timeout: timedelta | None
+    """Connect-Timeout-Ms; None where it is absent or zero."""
+    keepalive: timedelta
+    """Longest silence on a stream."""
+
+
+Unary = Callable[[Call, JsonObject], Awaitable[JsonObject]]
+ServerStream = Callable[[Call, JsonObject], AsyncIterator[Batch]]
+"""Each batch is what is ready at that moment and goes out in one write."""
+ClientStream = Callable[[Call, AsyncIterator[JsonObject]], Awaitable[JsonObject]]
+Endpoint = Callable[[Request], Awaitable[ASGIApp]]
+
+
+def envelope(message: JsonObject, flags: int = 0) -> bytes:
+    payload = _encode(message).encode("utf-8", "replace")
+    return _HEADER.pack(flags, len(payload)) + payload
+
+
+def end_of_stream(error: RpcError | None) -> bytes:
+    """Return the last envelope. A stream that failed says so here: its HTTP status was 200 long ago."""
+    return envelope({} if error is None else {"error": error_body(error)}, _END_STREAM)
+
+
+def error_body(error: RpcError) -> JsonObject:
+    return {"code": error.code.value, "message": error.message}
+
+
+async def read_envelopes(chunks: AsyncIterator[bytes]) -> AsyncIterator[JsonObject]:
+    """Yield the messages of a request body that arrives in any pieces."""
+    buffer = bytearray()
+    async for chunk in chunks:
+        buffer += chunk
+        while len(buffer) >= _HEADER.size:
+            flags, length = _HEADER.unpack_from(buffer)
+            if length > MAX_MESSAGE_BYTES:
+                raise RpcError(Code.RESOURCE_EXHAUSTED, f"message of {length} bytes is too large")
+            end = _HEADER.size + length
+            if len(buffer) < end:
+                break
+            payload = bytes(buffer[_HEADER.size : end])
+            del buffer[:end]
+            if flags & _END_STREAM:
+                return
+            yield decode(_inflate(payload) if flags & _COMPRESSED else payload)
+    if buffer:
+        raise RpcError(Code.INVALID_ARGUMENT, "the request ends within a message")
+
+
+def decode(payload: bytes) -> JsonObject:
+    try:
+        message = json.loads(payload or b"{}")
+    except ValueError as error:
+        raise RpcError(Code.INVALID_ARGUMENT, f"invalid JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise RpcError(Code.INVALID_ARGUMENT, "the message is not an object")
+    return message
+
+
+def _inflate(payload: bytes) -> bytes:
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        data = inflater.decompress(payload, MAX_MESSAGE_BYTES)
+    except zlib.error as error:
+        raise RpcError(Code.INVALID_ARGUMENT, f"invalid gzip: {error}") from error
+    if inflater.unconsumed_tail:
+        raise RpcError(Code.RESOURCE_EXHAUSTED, "the compressed message is too large")
+    return data
+
+
+def parse_call(request: Request) -> Call:
+    headers = request.headers
+    timeout_ms = _milliseconds(headers.get("connect-timeout-ms"))
+    keepalive = headers.get("keepalive-ping-interval", "")
+    return Call(
+        user_name=_basic_user(headers.get("authorization")),
+        timeout=timedelta(milliseconds=timeout_ms) if timeout_ms else None,
+        keepalive=timedelta(seconds=int(keepalive)) if keepalive.isdecimal() and int(keepalive) else DEFAULT_KEEPALIVE,
+    )
+
+
+def _milliseconds(value: str | None) -> int:
+    if value is None:
+        return 0
+    if not value.isdecimal() or len(value) > 10:
+        raise RpcError(Code.INVALID_ARGUMENT, f"invalid Connect-Timeout-Ms: {value!r}")
+    return int(value)
+
+
+def _basic_user(value: str | None) -> str | None:
+    if value is None or value[:6].lower() != "basic ":
+        return None
+    try:
+        credentials = base64.b64decode(value[6:], validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise RpcError(Code.UNAUTHENTICATED, "invalid Authorization header") from error
+    return credentials.partition(":")[0] or None
+
+
+def unary(handler: Unary) -> Endpoint:
+    """Return the endpoint of a call with one message each way."""
+
+    async def endpoint(request: Request) -> ASGIApp:
+        try:
+            if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+                return Response(status_code=415, headers={"Accept-Post": "application/json"})
+            body = await _read_body(request)
+            if request.headers.get("content-encoding") == "gzip":
+                body = _inflate(body)
+            answer = await handler(parse_call(request), decode(body))
+        except Exception as error:  # noqa: BLE001 - every failure has an answer
+            return error_response(as_rpc_error(error))
+        return Response(_encode(answer), media_type="application/json")
+
+    return endpoint
+
+
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_MESSAGE_BYTES:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, "the request body is too large")
+    return bytes(body)
+
+
+def error_response(error: RpcError) -> Response:
+    return Response(_encode(error_body(error)), HTTP_STATUS[error.code], media_type="application/json")
+
+
+def as_rpc_error(error: Exception) -> RpcError:
+    """Return the answer to a failure. What nobody foresaw is written to the agent's log."""
+    if isinstance(error, RpcError):
+        return error
+    if isinstance(error, UnknownUser):
+        return RpcError(Code.UNAUTHENTICATED, str(error))
+    if isinstance(error, ClientDisconnect):
+        return RpcError(Code.CANCELED, "the client went away")
+    if isinstance(error, OSError):
+        return RpcError(_os_code(error), str(error))
+    traceback.print_exception(error, file=sys.stderr)
+    return RpcError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def _os_code(error: OSError) -> Code:
+    if isinstance(error, FileNotFoundError):
+        return Code.NOT_FOUND
+    if isinstance(error, PermissionError):
+        return Code.PERMISSION_DENIED
+    return Code.INTERNAL
+
+
+def server_stream(handler: ServerStream) -> Endpoint:
+    """Return the endpoint of a call whose answer is a stream."""
+
+    async def endpoint(request: Request) -> ASGIApp:
+        try:
+            call = parse_call(request)
+            messages = read_envelopes(request.stream())
+            first = await anext(messages, None)
+            if first is None:
+                raise RpcError(Code.INVALID_ARGUMENT, "the request has no message")
+        except Exception as error:  # noqa: BLE001 - every failure has an answer
+            return Response(end_of_stream(as_rpc_error(error)), media_type=_STREAM_TYPE)
+        return EventStream(handler(call, first))
+
+    return endpoint
+
+
+def client_stream(handler: ClientStream) -> Endpoint:
+    """Return the endpoint of a call whose request is a stream, answered when the client half-closes."""
+
+    async def endpoint(request: Request) -> ASGIApp:
+        try:
+            answer = await handler(parse_call(request), read_envelopes(request.stream()))
+        except Exception as error:  # noqa: BLE001 - every failure has an answer
+            return Response(end_of_stream(as_rpc_error(error)), media_type=_STREAM_TYPE)
+        return Response(envelope(answer) + end_of_stream(None), media_type=_STREAM_TYPE)
+
+    return endpoint
+
+
+_STREAM_TYPE = "application/connect+json"
+_STREAM_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", _STREAM_TYPE.encode()), (b"cache-control", b"no-store")],
+}
+
+
+class EventStream:
+    """A response that sends batches as they come and stops producing them when the client goes away."""
+
+    def __init__(self, batches: AsyncIterator[Batch]) -> None:
+        self._batches = batches
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send(_STREAM_START)
+        sending = asyncio.ensure_future(self._send_all(send))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    async def _send_all(self, send: Send) -> None:
+        failure = None
+        try:
+            async for batch in self._batches:
+                body = b"".join(map(envelope, batch))
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        except Exception as error:  # noqa: BLE001 - every failure has an answer
+            failure = as_rpc_error(error)
+        await send({"type": "http.response.body", "body": end_of_stream(failure), "more_body": False})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

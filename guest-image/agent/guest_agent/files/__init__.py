@@ -1,0 +1,1 @@
+"""GET and POST /files: moving file contents over plain HTTP."""

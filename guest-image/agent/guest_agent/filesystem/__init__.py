@@ -1,0 +1,1 @@
+"""filesystem.Filesystem: looking at and changing the tree."""

@@ -1,0 +1,71 @@
+"""POST /init: the node tells a machine who it is now. Nothing else is answered in full before it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from guest_agent import ENVD_VERSION
+from guest_agent.identity import clock, entropy, names
+from guest_agent.session import InitRequest, SessionStore, parse_init
+
+
+class Machine(Protocol):
+    """The parts of a machine that a clone must not share with its template."""
+
+    def take_identity(self, request: InitRequest) -> None:
+        """Apply clock, entropy and names. Raises OSError if the machine cannot be made distinct."""
+        ...
+
+
+class GuestMachine:
+    """The virtual machine this agent runs in."""
+
+    def __init__(self, etc: Path = Path("/etc"), run: Path = Path("/run")) -> None:
+        self._etc = etc
+        self._run = run
+
+    def take_identity(self, request: InitRequest) -> None:
+        clock.adjust(request.session.timestamp_ns)
+        if request.entropy:
+            entropy.reseed(request.entropy)
+        if request.hostname:
+            names.set_hostname(request.hostname)
+            names.write_hosts(self._etc, request.hostname)
+        if request.machine_id:
+            names.write_machine_id(self._etc, self._run, request.machine_id)
+
+
+class BorrowedMachine:
+    """A machine that is not the agent's own, such as a developer's: the agent leaves its identity alone."""
+
+    def take_identity(self, request: InitRequest) -> None:
+        """Change nothing."""
+
+
+class Initializer:
+    """Applies /init in one step of the event loop, so no request sees half a session."""
+
+    def __init__(self, sessions: SessionStore, machine: Machine, markers: Path) -> None:
+        self._sessions = sessions
+        self._machine = machine
+        self._markers = markers
+
+    async def endpoint(self, request: Request) -> ASGIApp:
+        received_ns = time.time_ns()
+        self.apply(parse_init(await request.body(), received_ns=received_ns))
+        return Response(status_code=204, headers={"X-Envd-Version": ENVD_VERSION, "Cache-Control": "no-store"})
+
+    def apply(self, request: InitRequest) -> None:
+        """Become the sandbox that `request` describes. One that is older than the last is ignored."""
+        current = self._sessions.current
+        if current is not None and request.session.timestamp_ns < current.timestamp_ns:
+            return
+        self._machine.take_identity(request)
+        names.write_markers(self._markers, request.session)
+        self._sessions.replace(request.session)

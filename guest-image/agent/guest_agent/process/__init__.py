@@ -1,0 +1,1 @@
+"""process.Process: starting programs as any user and streaming what they say."""

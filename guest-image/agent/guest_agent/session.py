@@ -1,0 +1,135 @@
+"""What the last /init said: the sandbox this machine is now, and the defaults its processes get."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from guest_agent.errors import HttpError
+
+_HEX32 = re.compile(r"[0-9a-f]{32}")
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The defaults every request is served with. Kept on disk, so an agent that restarts is not left without a token."""
+
+    access_token: str | None = None
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    default_user: str | None = None
+    default_workdir: str | None = None
+    sandbox_id: str = ""
+    template_id: str = ""
+    timestamp_ns: int = 0
+    """When the node said so, in Unix nanoseconds: an older /init that arrives late is not obeyed."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitRequest:
+    """The body of /init: the session, and what the machine itself must take on."""
+
+    session: Session
+    hostname: str | None
+    machine_id: str | None
+    entropy: bytes
+
+
+def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
+    """Return the request, or raise HttpError 400. Unknown fields are ignored; a missing timestamp means now."""
+    try:
+        document = json.loads(body or b"{}")
+    except ValueError as error:
+        raise HttpError(400, f"invalid init body: {error}") from error
+    if not isinstance(document, dict):
+        raise HttpError(400, "invalid init body: not an object")
+    hostname = _text(document, "hostname")
+    machine_id = _text(document, "machineId")
+    if hostname and not _HOSTNAME.fullmatch(hostname):
+        raise HttpError(400, f"invalid hostname: {hostname!r}")
+    if machine_id and not _HEX32.fullmatch(machine_id):
+        raise HttpError(400, "invalid machineId: not 32 lower-case hexadecimal digits")
+    session = Session(
+        access_token=_text(document, "accessToken"),
+        env_vars=_env_vars(document.get("envVars")),
+        default_user=_text(document, "defaultUser"),
+        default_workdir=_text(document, "defaultWorkdir"),
+        sandbox_id=_text(document, "sandboxId") or "",
+        template_id=_text(document, "templateId") or "",
+        timestamp_ns=_timestamp_ns(_text(document, "timestamp"), received_ns),
+    )
+    return InitRequest(session, hostname, machine_id, _entropy(_text(document, "entropy")))
+
+
+def _text(document: Mapping[str, object], name: str) -> str | None:
+    value = document.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise HttpError(400, f"invalid {name}: not a string")
+    return value
+
+
+def _env_vars(value: object) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise HttpError(400, "invalid envVars: not an object of strings")
+    return dict(value)
+
+
+def _entropy(value: str | None) -> bytes:
+    try:
+        return base64.b64decode(value or "", validate=True)
+    except binascii.Error as error:
+        raise HttpError(400, "invalid entropy: not base64") from error
+
+
+def _timestamp_ns(value: str | None, received_ns: int) -> int:
+    if value is None:
+        return received_ns
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise HttpError(400, f"invalid timestamp: {value!r}") from error
+    if moment.tzinfo is None:
+        raise HttpError(400, "invalid timestamp: no time zone")
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+
+
+class SessionStore:
+    """The current session, and its copy in a file that only root reads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._current = self._load()
+
+    @property
+    def current(self) -> Session | None:
+        """None until the first /init."""
+        return self._current
+
+    def replace(self, session: Session) -> None:
+        """Take on `session`, and write it where a restarted agent finds it."""
+        self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(asdict(session), file)
+        temporary.replace(self._path)
+        self._current = session
+
+    def _load(self) -> Session | None:
+        try:
+            return Session(**json.loads(self._path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            # A file that cannot be read is no session: the agent answers 503 until the node says /init again.
+            return None
