@@ -9,7 +9,6 @@ Secrets are not in that file. Each is a systemd credential (`LoadCredential=`) o
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 from pydantic import Field
@@ -59,7 +58,3 @@ class CubeMasterSettings(Settings):
     redis: RedisSettings = RedisSettings()
     nodes: NodeSettings = NodeSettings()
     builds: BuildSettings = BuildSettings()
-
-
-def seconds(value: float) -> timedelta:
-    return timedelta(seconds=value)

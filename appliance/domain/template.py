@@ -1,0 +1,153 @@
+"""Templates: how one is named, and the life of a build.
+
+A reference is `[namespace/]name[:tag]`, or a template id in place of the name. The namespace is a team's slug.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from appliance.domain.errors import Conflict, InvalidRequest
+from appliance.domain.ids import BuildId, NodeId, TemplateId
+from appliance.domain.placement import Resources
+
+DEFAULT_TAG = "default"
+_NAME = re.compile(r"[a-z0-9_-]+")
+_TAG = re.compile(r"[a-z0-9_.-]+")
+
+
+class BuildStatus(StrEnum):
+    WAITING = "waiting"
+    BUILDING = "building"
+    READY = "ready"
+    ERROR = "error"
+
+
+BUILD_TRANSITIONS: Mapping[BuildStatus, frozenset[BuildStatus]] = {
+    BuildStatus.WAITING: frozenset({BuildStatus.BUILDING, BuildStatus.ERROR}),
+    BuildStatus.BUILDING: frozenset({BuildStatus.READY, BuildStatus.ERROR}),
+    BuildStatus.READY: frozenset(),
+    BuildStatus.ERROR: frozenset(),
+}
+
+
+class ReplicaState(StrEnum):
+    """A build on one node."""
+
+    BUILDING = "building"
+    READY = "ready"
+    ERROR = "error"
+
+
+def build_status(replicas: Collection[ReplicaState]) -> BuildStatus:
+    """Return what the replicas of a build that was handed out make of it.
+
+    One node that is still at work keeps it building, so that READY means that every node has had its say; one that
+    succeeded is enough to use the template.
+    """
+    if ReplicaState.BUILDING in replicas or not replicas:
+        return BuildStatus.BUILDING
+    return BuildStatus.READY if ReplicaState.READY in replicas else BuildStatus.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSpec:
+    """What a build is made from and must become."""
+
+    image: str
+    registry_login: tuple[str, str] | None
+    resources: Resources
+    writable_layer_mib: int
+    start_cmd: str | None = None
+    ready_cmd: str | None = None
+    probe_port: int | None = None
+    exposed_ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    build_id: BuildId
+    template_id: TemplateId
+    tag: str
+    """The tag that points here once it is READY."""
+    status: BuildStatus
+    spec: BuildSpec
+    created_at: datetime
+    finished_at: datetime | None = None
+    reason: str | None = None
+    step: str | None = None
+    disk_size_mib: int | None = None
+    envd_version: str | None = None
+
+    def handed_out(self) -> Build:
+        """Return it BUILDING: at least one node has it."""
+        return self._to(BuildStatus.BUILDING)
+
+    def ready(self, *, disk_size_mib: int, envd_version: str, at: datetime) -> Build:
+        return replace(
+            self._to(BuildStatus.READY), disk_size_mib=disk_size_mib, envd_version=envd_version, finished_at=at
+        )
+
+    def failed(self, reason: str, *, step: str | None, at: datetime) -> Build:
+        return replace(self._to(BuildStatus.ERROR), reason=reason, step=step, finished_at=at)
+
+    def _to(self, status: BuildStatus) -> Build:
+        if status not in BUILD_TRANSITIONS[self.status]:
+            raise Conflict(f"build '{self.build_id}' is '{self.status}' and cannot become '{status}'")
+        # Nobody needs the login of a registry once the image was fetched, so it is not kept.
+        over = not BUILD_TRANSITIONS[status]
+        return replace(self, status=status, spec=replace(self.spec, registry_login=None) if over else self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A build on one node, as CubeMaster records it."""
+
+    node_id: NodeId
+    build_id: BuildId
+    state: ReplicaState
+    log_offset: int = 0
+    """Log entries taken from the node so far."""
+    attempt: int = 1
+    """How often the node was asked to build it: a node that forgot is asked once more."""
+    reason: str | None = None
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateReference:
+    name: str
+    """An alias, or a template id."""
+    namespace: str | None = None
+    tag: str = DEFAULT_TAG
+
+    def __str__(self) -> str:
+        space = f"{self.namespace}/" if self.namespace else ""
+        tag = f":{self.tag}" if self.tag != DEFAULT_TAG else ""
+        return f"{space}{self.name}{tag}"
+
+
+def parse_reference(text: str) -> TemplateReference:
+    """Return the reference in `text`, which may have surrounding space and capitals, or raise InvalidRequest."""
+    before_tag, colon, tag = text.strip().lower().partition(":")
+    namespace, slash, name = before_tag.rpartition("/")
+    if not _NAME.fullmatch(name) or (slash and not _NAME.fullmatch(namespace)):
+        raise InvalidRequest(f"invalid template name '{text}': use [team/]name[:tag], of letters, digits, '-' and '_'")
+    if colon and (not _TAG.fullmatch(tag) or _is_uuid(tag)):
+        raise InvalidRequest(
+            f"invalid tag in '{text}': use letters, digits, '-', '_' and '.', and not the form of a UUID"
+        )
+    return TemplateReference(name=name, namespace=namespace or None, tag=tag or DEFAULT_TAG)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
