@@ -10,7 +10,7 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -120,7 +120,7 @@ class GuestClient:
             if isinstance(data, dict):
                 for name, sink in (("stdout", stdout), ("stderr", stderr)):
                     if isinstance(data.get(name), str) and len(sink) < max_output_bytes:
-                        sink += base64.b64decode(data[name])
+                        sink.extend(base64.b64decode(data[name]))
             end = event.get("end")
             if isinstance(end, dict):
                 return ExecResult(
@@ -173,7 +173,7 @@ class GuestClient:
         user: str | None,
         envs: Mapping[str, str] | None,
         cwd: str | None,
-    ) -> AsyncIterator[dict[str, object]]:
+    ) -> AsyncGenerator[dict[str, object], None]:
         config: dict[str, object] = {"cmd": argv[0], "args": list(argv[1:]), "envs": dict(envs or {})}
         if cwd is not None:
             config["cwd"] = cwd

@@ -2,10 +2,10 @@
 
 GET    /health                                      204
 GET    /v1/node                                     200 NodeStatus
-POST   /v1/builds                                   202               BuildRequest; the same build_id again is success
+POST   /v1/builds                                   202               BuildRequest; the same id again is success
 GET    /v1/builds/{build_id}?log_offset=N           200 BuildProgress
 DELETE /v1/templates/{template_id}/builds/{build_id} 204              Conflict while sandboxes of it run
-PUT    /v1/sandboxes/{sandbox_id}                   200 NodeSandbox   CreateSandbox; the same id again is the same sandbox
+PUT    /v1/sandboxes/{sandbox_id}                   200 NodeSandbox   CreateSandbox; the same id again is the same one
 GET    /v1/sandboxes                                200 [NodeSandbox]
 GET    /v1/sandboxes/{sandbox_id}                   200 NodeSandbox
 PUT    /v1/sandboxes/{sandbox_id}/deadline          204               Deadline

@@ -1,0 +1,160 @@
+"""Composition root of Cubelet: every object is built here by hand, and the concrete drivers are named only here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from appliance import __version__
+from appliance.clients.master import MasterClient
+from appliance.common.clock import Clock, SystemClock
+from appliance.common.http import InternalClient, install_error_handlers
+from appliance.common.supervisor import Supervisor
+from appliance.cubelet import guest_image
+from appliance.cubelet.concurrency import Activity
+from appliance.cubelet.ended import EndedStore
+from appliance.cubelet.heartbeat import Heartbeat
+from appliance.cubelet.metrics import CubeletMetrics
+from appliance.cubelet.node import Node, boot_id
+from appliance.cubelet.recovery import Recovery
+from appliance.cubelet.routes import builds, node, sandboxes
+from appliance.cubelet.runtime import RecordStore
+from appliance.cubelet.services.machines import Machines
+from appliance.cubelet.services.pool import Pool
+from appliance.cubelet.services.sandboxes import Sandboxes
+from appliance.cubelet.services.taps import TapPool
+from appliance.cubelet.services.template_store import TemplateStore
+from appliance.cubelet.services.templates import BuildDeadlines, Templates
+from appliance.cubelet.settings import CubeletSettings
+from appliance.cubevs.base import Switch
+from appliance.hypervisor.base import Hypervisor
+from appliance.storage.base import DiskStore, ImageStore
+
+
+@dataclass(frozen=True, slots=True)
+class Drivers:
+    """The concrete sides of the seams. The fakes of each package fit too, and tests use them."""
+
+    hypervisor: Hypervisor
+    switch: Switch
+    images: ImageStore
+    disks: DiskStore
+
+
+def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None = None) -> FastAPI:
+    """Return the application; its drivers start, and the node is recovered, when it is served."""
+    clock = clock or SystemClock()
+    deadlines = settings.deadlines
+    restore_deadline = timedelta(seconds=deadlines.restore_s)
+    init_deadline = timedelta(seconds=deadlines.init_s)
+    this_boot = boot_id()
+    registry = CollectorRegistry()
+    supervisor = Supervisor()
+    creates = Activity()
+    records = RecordStore(settings.data_dir / "sandboxes")
+    store = TemplateStore(settings.data_dir / "templates", settings.data_dir / "layers")
+    ended = EndedStore(settings.data_dir / "ended")
+    taps = TapPool(drivers.switch, spare=settings.network.spare_taps)
+    machines = Machines(
+        hypervisor=drivers.hypervisor,
+        switch=drivers.switch,
+        disks=drivers.disks,
+        taps=taps,
+        records=records,
+        clock=clock,
+        run_dir=settings.run_dir,
+        uid_base=settings.vmm_uid_base,
+        boot_id=this_boot,
+        restore_deadline=restore_deadline,
+        init_deadline=init_deadline,
+    )
+    pool = Pool(
+        machines=machines,
+        templates=store,
+        clock=clock,
+        per_template=settings.pool.per_template,
+        total=settings.pool.total,
+        creates=creates,
+    )
+    live = Sandboxes(
+        hypervisor=drivers.hypervisor,
+        switch=drivers.switch,
+        machines=machines,
+        templates=store,
+        pool=pool,
+        creates=creates,
+        ended=ended,
+        supervisor=supervisor,
+        clock=clock,
+        metrics=CubeletMetrics(registry),
+        restore_concurrency=settings.restore_concurrency,
+        restore_deadline=restore_deadline,
+        init_deadline=init_deadline,
+    )
+    templates = Templates(
+        hypervisor=drivers.hypervisor,
+        switch=drivers.switch,
+        images=drivers.images,
+        disks=drivers.disks,
+        taps=taps,
+        machines=machines,
+        store=store,
+        guest_image=guest_image.load(settings.guest_dir),
+        supervisor=supervisor,
+        clock=clock,
+        deadlines=BuildDeadlines(
+            boot=timedelta(seconds=deadlines.boot_s),
+            ready=timedelta(seconds=deadlines.ready_s),
+            init=init_deadline,
+            image=timedelta(seconds=deadlines.image_s),
+        ),
+    )
+    recovery = Recovery(
+        hypervisor=drivers.hypervisor,
+        switch=drivers.switch,
+        machines=machines,
+        records=records,
+        templates=store,
+        taps=taps,
+        pool=pool,
+        sandboxes=live,
+        ended=ended,
+        clock=clock,
+        run_dir=settings.run_dir,
+        boot_id=this_boot,
+    )
+    this_node = Node(settings=settings, boot_id=this_boot, sandboxes=live, templates=store, pool=pool)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            settings.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+            store.load()
+            this_node.capabilities = await drivers.hypervisor.capabilities()
+            await drivers.switch.start()
+            await stack.enter_async_context(supervisor)
+            await recovery.run()
+            master = await stack.enter_async_context(InternalClient(settings.master, service="cube-master"))
+            heartbeat = Heartbeat(
+                master=MasterClient(master),
+                node=this_node,
+                ended=ended,
+                interval=timedelta(seconds=settings.heartbeat_s),
+            )
+            supervisor.spawn(heartbeat.run(), name="heartbeat")
+            supervisor.every(timedelta(seconds=0.5), taps.replenish, name="taps")
+            supervisor.every(timedelta(seconds=0.2), pool.refill, name="pool-refill")
+            supervisor.every(timedelta(seconds=5), pool.trim, name="pool-trim")
+            yield
+
+    app = FastAPI(title="Cubelet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    install_error_handlers(app)
+    app.include_router(sandboxes.router(live))
+    app.include_router(builds.router(templates, live, pool))
+    app.include_router(node.router(this_node, registry))
+    return app

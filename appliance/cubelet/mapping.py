@@ -1,0 +1,43 @@
+"""Wire shapes of `contracts/node.py` from and to this process's own."""
+
+from __future__ import annotations
+
+from appliance.contracts.node import CreateSandbox, NodeSandbox, NodeSandboxState
+from appliance.cubelet.runtime import Stage, VmRecord
+from appliance.cubelet.services.sandboxes import NewSandbox
+from appliance.cubevs.base import EgressPolicy
+from appliance.domain.ids import BuildId, SandboxId
+from appliance.domain.network import parse_networks
+
+
+def new_sandbox(sandbox_id: str, body: CreateSandbox) -> NewSandbox:
+    """Return the create as the service takes it. Raises InvalidRequest for addresses that are none."""
+    return NewSandbox(
+        sandbox_id=SandboxId(sandbox_id),
+        build_id=BuildId(body.build_id),
+        end_at=body.end_at,
+        env_vars=body.env_vars,
+        access_token=body.access_token,
+        egress=EgressPolicy(
+            allow_internet=body.allow_internet,
+            allow=parse_networks(body.allow_out, kind="allowed address"),
+            deny=parse_networks(body.deny_out, kind="denied CIDR"),
+        ),
+    )
+
+
+def node_sandbox(record: VmRecord) -> NodeSandbox:
+    sandbox = record.sandbox
+    if sandbox is None:
+        raise ValueError(f"VM {record.vm_id} has no sandbox")
+    return NodeSandbox(
+        sandbox_id=sandbox.sandbox_id,
+        template_id=record.template_id,
+        build_id=record.build_id,
+        state=NodeSandboxState.CREATING if record.stage is Stage.CREATING else NodeSandboxState.RUNNING,
+        address=str(record.address),
+        started_at=sandbox.started_at,
+        end_at=sandbox.end_at,
+        envd_version=record.envd_version,
+        pooled=sandbox.pooled,
+    )

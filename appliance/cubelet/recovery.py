@@ -1,0 +1,227 @@
+"""After a restart: what the records say should exist, against what does.
+
+`reconcile` is the one pure function that decides; recovery acts on it, and the leak ledger prints it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from appliance.clients.guest import GuestClient
+from appliance.common.clock import Clock
+from appliance.contracts.node import EndedSandbox, EndReason
+from appliance.cubelet.ended import EndedStore
+from appliance.cubelet.runtime import RecordStore, Stage, VmRecord
+from appliance.cubelet.services.machines import Machine, Machines
+from appliance.cubelet.services.pool import Pool
+from appliance.cubelet.services.sandboxes import Sandboxes
+from appliance.cubelet.services.taps import TapPool
+from appliance.cubelet.services.template_store import TemplateStore
+from appliance.cubevs.base import Switch, Tap
+from appliance.domain.ids import BuildId, VmId
+from appliance.hypervisor.base import Hypervisor, VmState
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What is there on this node."""
+
+    boot_id: str
+    alive: AbstractSet[VmId]
+    """VMs whose recorded process is the one that runs."""
+    vmm_pids: Mapping[VmId, tuple[int, ...]]
+    """Processes that name a VM's runtime directory, recorded or not."""
+    taps: Sequence[Tap]
+    runtime_dirs: AbstractSet[VmId]
+    builds: AbstractSet[BuildId]
+    """Templates that are ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    adopt: tuple[VmRecord, ...]
+    """Running sandboxes to go on with."""
+    adopt_waiting: tuple[VmRecord, ...]
+    """Pool members to go on with."""
+    end: tuple[tuple[VmRecord, EndReason, str], ...]
+    """Sandboxes to report as ended, and to free."""
+    destroy: tuple[VmRecord, ...]
+    """VMs that belong to nobody."""
+    stray_pids: tuple[int, ...]
+    """VMM processes that no record owns."""
+    stray_dirs: tuple[VmId, ...]
+    free_taps: tuple[Tap, ...]
+
+    @property
+    def leaks(self) -> int:
+        """How many things are there that should not be; 0 on a node at rest."""
+        return len(self.destroy) + len(self.stray_pids) + len(self.stray_dirs)
+
+
+def reconcile(records: Sequence[VmRecord], observed: Observed) -> Plan:
+    """Return what to do with each record and each thing that exists without one."""
+    adopt: list[VmRecord] = []
+    waiting: list[VmRecord] = []
+    end: list[tuple[VmRecord, EndReason, str]] = []
+    destroy: list[VmRecord] = []
+    for record in records:
+        alive = record.vm_id in observed.alive and record.boot_id == observed.boot_id
+        match record.stage:
+            case Stage.RUNNING if alive:
+                adopt.append(record)
+            case Stage.RUNNING if record.boot_id != observed.boot_id:
+                end.append((record, EndReason.NODE_REBOOTED, "the node was rebooted"))
+            case Stage.RUNNING:
+                end.append((record, EndReason.VMM_DIED, "the VMM process ended while the node agent was away"))
+            case Stage.WAITING if alive and record.build_id in observed.builds:
+                waiting.append(record)
+            case Stage.ENDING:
+                end.append((record, record.end_reason or EndReason.KILLED, record.end_detail))
+            case Stage.CREATING:
+                end.append((record, EndReason.FAILED_START, "the node agent stopped during the create"))
+            case _:
+                destroy.append(record)
+    owned_pids = {record.process.pid for record in (*adopt, *waiting) if record.process is not None}
+    kept_vms = {record.vm_id for record in records}
+    kept_taps = {record.tap_name for record in records}
+    return Plan(
+        adopt=tuple(adopt),
+        adopt_waiting=tuple(waiting),
+        end=tuple(end),
+        destroy=tuple(destroy),
+        stray_pids=tuple(sorted(pid for pids in observed.vmm_pids.values() for pid in pids if pid not in owned_pids)),
+        stray_dirs=tuple(sorted(observed.runtime_dirs - kept_vms)),
+        free_taps=tuple(tap for tap in observed.taps if tap.name not in kept_taps),
+    )
+
+
+def vmm_pids(run_dir: Path, proc: Path = Path("/proc")) -> dict[VmId, tuple[int, ...]]:
+    """Return the processes whose command line names a directory below `run_dir`, by VM."""
+    prefix = f"{run_dir}/".encode()
+    found: dict[VmId, tuple[int, ...]] = {}
+    for entry in proc.iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        _, found_prefix, rest = command.partition(prefix)
+        if found_prefix:
+            vm_id = VmId(rest.split(b"/", 1)[0].split(b",", 1)[0].split(b"\0", 1)[0].decode(errors="replace"))
+            found[vm_id] = (*found.get(vm_id, ()), int(entry.name))
+    return found
+
+
+class Recovery:
+    """Brings a restarted Cubelet and its node to agree, before the first request is taken."""
+
+    def __init__(
+        self,
+        *,
+        hypervisor: Hypervisor,
+        switch: Switch,
+        machines: Machines,
+        records: RecordStore,
+        templates: TemplateStore,
+        taps: TapPool,
+        pool: Pool,
+        sandboxes: Sandboxes,
+        ended: EndedStore,
+        clock: Clock,
+        run_dir: Path,
+        boot_id: str,
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._switch = switch
+        self._machines = machines
+        self._records = records
+        self._templates = templates
+        self._taps = taps
+        self._pool = pool
+        self._sandboxes = sandboxes
+        self._ended = ended
+        self._clock = clock
+        self._run_dir = run_dir
+        self._boot_id = boot_id
+
+    async def plan(self) -> Plan:
+        """Compare records and node; changes nothing."""
+        records, _ = self._records.load()
+        return reconcile(records, await self._observe(records))
+
+    async def run(self) -> None:
+        """Adopt what lives, end what died, and free the rest."""
+        records, debris = self._records.load()
+        plan = reconcile(records, await self._observe(records))
+        for record in plan.adopt:
+            self._sandboxes.adopt(_machine(record))
+        for record in plan.adopt_waiting:
+            self._pool.adopt(_machine(record))
+        for pid in plan.stray_pids:
+            _kill(pid)
+        self._taps.adopt(list(plan.free_taps))
+        for tap in plan.free_taps:
+            await self._switch.revoke(tap)
+        for record, reason, detail in plan.end:
+            await self._end(record, reason, detail)
+        for record in plan.destroy:
+            await self._machines.destroy(record)
+        for vm_id in debris:
+            self._records.delete(vm_id)
+        for vm_id in plan.stray_dirs:
+            self._machines.remove_runtime_dir(vm_id)
+        log.info(
+            "recovered",
+            adopted=len(plan.adopt),
+            waiting=len(plan.adopt_waiting),
+            ended=len(plan.end),
+            destroyed=len(plan.destroy),
+            stray=len(plan.stray_pids) + len(plan.stray_dirs) + len(debris),
+        )
+
+    async def _end(self, record: VmRecord, reason: EndReason, detail: str) -> None:
+        sandbox = record.sandbox
+        if sandbox is None:
+            await self._machines.destroy(record)
+            return
+        ended = EndedSandbox(sandbox_id=sandbox.sandbox_id, reason=reason, detail=detail, ended_at=self._clock.now())
+        await self._machines.destroy(record, before_forgetting=lambda: self._ended.note(ended))
+
+    async def _observe(self, records: Sequence[VmRecord]) -> Observed:
+        alive = set()
+        for record in records:
+            process = record.process
+            if process is not None and await self._hypervisor.describe(process) is not VmState.EXITED:
+                alive.add(record.vm_id)
+        runtime_dirs = {VmId(path.name) for path in self._run_dir.iterdir()} if self._run_dir.is_dir() else set()
+        return Observed(
+            boot_id=self._boot_id,
+            alive=alive,
+            vmm_pids=vmm_pids(self._run_dir),
+            taps=await self._switch.taps(),
+            runtime_dirs=runtime_dirs,
+            builds={template.build_id for template in self._templates.all()},
+        )
+
+
+def _machine(record: VmRecord) -> Machine:
+    if record.process is None:
+        raise ValueError(f"VM {record.vm_id} is alive without a process")
+    return Machine(record=record, process=record.process, guest=GuestClient(record.address))
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

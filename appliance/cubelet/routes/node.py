@@ -1,0 +1,27 @@
+"""This node: health, status, metrics, and the leak ledger."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from appliance.contracts.node import NodeStatus
+from appliance.cubelet.node import Node
+
+
+def router(node: Node, metrics: CollectorRegistry) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/health", status_code=204)
+    async def health() -> Response:
+        return Response(status_code=204)
+
+    @routes.get("/v1/node")
+    async def status() -> NodeStatus:
+        return node.status()
+
+    @routes.get("/metrics")
+    async def expose() -> Response:
+        return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

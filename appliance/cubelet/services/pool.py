@@ -1,0 +1,102 @@
+"""Restored, warmed and paused VMs of each template, waiting to be claimed by a create."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import structlog
+
+from appliance.common.clock import Clock
+from appliance.cubelet.concurrency import Activity
+from appliance.cubelet.runtime import Stage
+from appliance.cubelet.services.machines import Machine, Machines
+from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
+from appliance.domain.ids import BuildId
+from appliance.domain.pool import PoolState, next_to_fill, to_evict
+
+log = structlog.get_logger()
+
+
+class Pool:
+    """Holds waiting VMs by build. One VM is made at a time, and none while a create is under way."""
+
+    def __init__(
+        self,
+        *,
+        machines: Machines,
+        templates: TemplateStore,
+        clock: Clock,
+        per_template: int,
+        total: int,
+        creates: Activity,
+    ) -> None:
+        self._machines = machines
+        self._templates = templates
+        self._clock = clock
+        self._per_template = per_template
+        self._total = total
+        self._creates = creates
+        self._waiting: dict[BuildId, deque[Machine]] = {}
+        self._last_claim: dict[BuildId, float] = {}
+
+    def claim(self, build_id: BuildId) -> Machine | None:
+        """Take a waiting VM, or None where there is none."""
+        self._last_claim[build_id] = self._clock.monotonic()
+        waiting = self._waiting.get(build_id)
+        return waiting.popleft() if waiting else None
+
+    def waiting(self, build_id: BuildId) -> int:
+        return len(self._waiting.get(build_id, ()))
+
+    def adopt(self, machine: Machine) -> None:
+        """Take over a waiting VM of a former Cubelet."""
+        self._put(machine)
+
+    async def refill(self) -> None:
+        """Make waiting VMs until every pool is as full as it may be, one at a time, giving way to creates."""
+        while not self._creates.under_way:
+            build_id = next_to_fill(self._states(), per_template=self._per_template, total=self._total)
+            template = self._templates.get(BuildId(build_id)) if build_id is not None else None
+            if template is None:
+                return
+            await self._add(template)
+
+    async def trim(self) -> None:
+        """Destroy waiting VMs beyond the limit, and those of templates that are gone."""
+        for build_id in [b for b in self._waiting if self._templates.get(b) is None]:
+            await self.drop(build_id)
+        while (evict := to_evict(self._states(), total=self._total)) is not None:
+            await self._machines.destroy(self._waiting[BuildId(evict)].pop().record)
+
+    async def drop(self, build_id: BuildId) -> None:
+        """Destroy every waiting VM of one template."""
+        for machine in self._waiting.pop(build_id, ()):
+            await machine.guest.close()
+            await self._machines.destroy(machine.record)
+
+    async def _add(self, template: ReadyTemplate) -> None:
+        machine = await self._machines.clone(template)
+        try:
+            await self._machines.warm(machine)
+            machine.record = self._machines.save(machine.record.model_copy(update={"stage": Stage.WAITING}))
+        except BaseException:
+            await machine.guest.close()
+            await self._machines.destroy(machine.record)
+            raise
+        self._put(machine)
+        log.info("pool_vm_ready", build_id=template.build_id, waiting=self.waiting(template.build_id))
+
+    def _put(self, machine: Machine) -> None:
+        self._waiting.setdefault(BuildId(machine.record.build_id), deque()).append(machine)
+
+    def _states(self) -> list[PoolState]:
+        builds: Iterable[BuildId] = {t.build_id for t in self._templates.all()} | set(self._waiting)
+        return [
+            PoolState(
+                build_id=build,
+                waiting=self.waiting(build),
+                last_claim=self._last_claim.get(build, float("-inf")),
+            )
+            for build in builds
+        ]

@@ -1,0 +1,77 @@
+"""Settings of Cubelet, from `/etc/cube/cubelet.toml`. Durations are seconds, sizes MiB."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+from pydantic import Field
+
+from appliance.common.settings import Settings
+
+
+class NetworkSettings(Settings):
+    """What CubeVS needs to know of this node."""
+
+    sandbox_network: IPv4Network = IPv4Network("10.88.0.0/16")
+    node_address: IPv4Address = IPv4Address("10.88.0.1")
+    dns_address: IPv4Address | None = IPv4Address("10.88.0.1")
+    """Resolver that guests reach as their gateway, UDP 53. None: they have no DNS."""
+    denied_networks: tuple[IPv4Network, ...] = (
+        IPv4Network("10.0.0.0/8"),
+        IPv4Network("172.16.0.0/12"),
+        IPv4Network("192.168.0.0/16"),
+        IPv4Network("100.64.0.0/10"),
+    )
+    """Private networks no guest reaches, whatever its policy. Metadata services are denied besides, always."""
+    bpffs: Path = Path("/run/cube/bpf")
+    kernel_headers: Path | None = None
+    """Kernel headers for BCC where `/lib/modules/<release>/build` is missing."""
+    spare_taps: int = Field(default=8, ge=0)
+
+
+class PoolSettings(Settings):
+    per_template: int = Field(default=4, ge=0)
+    """Restored VMs kept waiting for each template; 0 makes every create clone on demand."""
+    total: int = Field(default=16, ge=0)
+
+
+class CapacitySettings(Settings):
+    vcpu_overcommit: float = Field(default=16.0, gt=0)
+    """Sandboxes are mostly idle: processors promised, as a multiple of those there are."""
+    memory_mib: int | None = Field(default=None, gt=0)
+    """Memory that may be promised to sandboxes. Default: three quarters of the node's."""
+    disk_reserve_mib: int = Field(default=2048, ge=0)
+    """Free disk below which the node takes no new sandbox or build."""
+
+
+class DeadlineSettings(Settings):
+    """How long each step may take, in seconds. TCG is some 30 times slower than KVM; these hold for both."""
+
+    boot_s: float = 120
+    restore_s: float = 20
+    init_s: float = 20
+    ready_s: float = 600
+    image_s: float = 1800
+    vmm_probe_s: float = 15
+
+
+class CubeletSettings(Settings):
+    node_id: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    socket: Path = Path("/run/cube/cubelet/api.sock")
+    master: str = "unix:///run/cube/cube-master/api.sock"
+    endpoint: str = "unix:///run/cube/cubelet/api.sock"
+    """How CubeMaster reaches this node."""
+    data_dir: Path = Path("/var/lib/cube")
+    run_dir: Path = Path("/run/cube/vm")
+    guest_dir: Path = Path("/opt/cube/guest/current")
+    """Kernel, initramfs, agent disk and manifest of the guest image."""
+    qemu: Path = Path("/usr/bin/qemu-system-x86_64")
+    vmm_uid_base: int = Field(default=100_000, ge=1000)
+    restore_concurrency: int = Field(default=3, ge=1)
+    heartbeat_s: float = Field(default=2.0, gt=0)
+    log_level: str = "info"
+    network: NetworkSettings = NetworkSettings()
+    pool: PoolSettings = PoolSettings()
+    capacity: CapacitySettings = CapacitySettings()
+    deadlines: DeadlineSettings = DeadlineSettings()
