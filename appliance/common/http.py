@@ -53,7 +53,12 @@ def error_response(
     return JSONResponse(body.model_dump(exclude_none=True), status_code=status, headers=headers)
 
 
-def install_error_handlers(app: FastAPI) -> None:
+def internal_code(error: errors.CubeError) -> str | None:
+    """Name an error for a caller of ours, which raises the same class again."""
+    return type(error).__name__
+
+
+def install_error_handlers(app: FastAPI, *, code_of: Callable[[errors.CubeError], str | None] = internal_code) -> None:
     """Answer every failure of `app` with an ErrorBody, never with FastAPI's `detail`."""
 
     @app.exception_handler(errors.CubeError)
@@ -62,14 +67,14 @@ def install_error_handlers(app: FastAPI) -> None:
         if status == 500:
             log.error("request_failed", error=type(error).__name__, message=error.message)
         retry = error.retry_after_s if isinstance(error, errors.Unavailable) else None
-        return error_response(status, error.message, error_code=type(error).__name__, retry_after_s=retry)
+        return error_response(status, error.message, error_code=code_of(error), retry_after_s=retry)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors()
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors())
+        return error_response(
+            400, f"Invalid request body: {problems}", error_code=code_of(errors.InvalidRequest(problems))
         )
-        return error_response(400, f"Invalid request body: {problems}", error_code="InvalidRequest")
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
@@ -100,9 +105,7 @@ class InternalClient:
         self._connector_of: Callable[[], aiohttp.BaseConnector]
         if endpoint.startswith("unix://"):
             path = endpoint.removeprefix("unix://")
-            self._connector_of = lambda: aiohttp.UnixConnector(
-                path=path, limit=connections, keepalive_timeout=60
-            )
+            self._connector_of = lambda: aiohttp.UnixConnector(path=path, limit=connections, keepalive_timeout=60)
             self._base = URL("http://localhost")
         else:
             self._connector_of = lambda: aiohttp.TCPConnector(limit=connections, keepalive_timeout=60)
@@ -148,9 +151,7 @@ class InternalClient:
                     raise_for(response.status, ErrorBody.model_validate(payload), service=self._service)
                 return payload
         except TimeoutError as error:
-            raise errors.DeadlineExceeded(
-                f"{self._service} {method} {path}", deadline.total_seconds()
-            ) from error
+            raise errors.DeadlineExceeded(f"{self._service} {method} {path}", deadline.total_seconds()) from error
         except (aiohttp.ClientError, OSError) as error:
             raise errors.Unavailable(
                 f"{self._service} does not answer ({type(error).__name__}); see `journalctl -u {self._service}`"

@@ -1,0 +1,136 @@
+"""Public REST shapes, as released E2B clients send and expect them. Field names are the wire's.
+
+Requests ignore unknown fields, since SDKs are newer than servers; fields that are known but not served yet are refused
+by name in `cubeapi/mapping.py`, never dropped. Answers carry every key a generated client pops.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CLIENT_ID = "6532622b"
+"""`clientID` names E2B's node; deprecated, but clients read it unconditionally, and old ones put it into host names."""
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class AutoResume(_Request):
+    enabled: bool = False
+
+
+class Network(_Request):
+    allowPublicTraffic: bool = True
+    allowOut: tuple[str, ...] | None = None
+    denyOut: tuple[str, ...] | None = None
+    dnsServers: tuple[str, ...] | None = None
+    egressProxy: dict[str, Any] | None = Field(default=None, repr=False)
+    maskRequestHost: str | None = None
+    httpsPorts: tuple[int, ...] | None = None
+    rules: dict[str, Any] | None = Field(default=None, repr=False)
+
+
+class NewSandbox(_Request):
+    """`POST /sandboxes` and `POST /v2/sandboxes`; the two differ in the default of `timeout` and in `secure`."""
+
+    templateID: str = Field(min_length=1, max_length=512)
+    timeout: int | None = None
+    autoPause: bool = False
+    autoPauseMemory: bool | None = None
+    autoResume: AutoResume | None = None
+    secure: bool | None = None
+    allow_internet_access: bool | None = None
+    network: Network | None = None
+    metadata: dict[str, str] | None = None
+    envVars: dict[str, str] | None = Field(default=None, repr=False)
+    mcp: dict[str, Any] | None = Field(default=None, repr=False)
+    iam: dict[str, Any] | None = None
+    volumeMounts: list[dict[str, Any]] | None = None
+
+
+class Timeout(_Request):
+    timeout: int
+
+
+class ConnectV1(_Request):
+    timeout: int
+    memory: bool | None = None
+
+
+class ConnectV2(_Request):
+    timeout: int = 300
+    memory: bool | None = None
+
+
+class Refresh(_Request):
+    duration: int = Field(default=15, ge=0, le=3600)
+
+
+class Sandbox(_Answer):
+    templateID: str
+    sandboxID: str
+    clientID: str = CLIENT_ID
+    envdVersion: str
+    alias: str | None = None
+    envdAccessToken: str | None = Field(default=None, repr=False)
+    trafficAccessToken: str | None = Field(default=None, repr=False)
+    domain: str | None = None
+
+
+class ListedSandbox(_Answer):
+    templateID: str
+    sandboxID: str
+    clientID: str = CLIENT_ID
+    alias: str | None = None
+    startedAt: datetime
+    endAt: datetime
+    cpuCount: int
+    memoryMB: int
+    diskSizeMB: int
+    state: Literal["running", "paused"]
+    envdVersion: str
+    metadata: dict[str, str] | None = None
+
+
+class Lifecycle(_Answer):
+    autoResume: bool = False
+    onTimeout: Literal["kill", "pause"] = "kill"
+
+
+class SandboxDetail(ListedSandbox):
+    envdAccessToken: str | None = Field(default=None, repr=False)
+    allowInternetAccess: bool | None = None
+    domain: str | None = None
+    lifecycle: Lifecycle = Lifecycle()
+
+
+class Template(_Answer):
+    templateID: str
+    buildID: str
+    cpuCount: int
+    memoryMB: int
+    diskSizeMB: int
+    public: bool
+    aliases: tuple[str, ...]
+    names: tuple[str, ...]
+    createdAt: datetime
+    updatedAt: datetime
+    createdBy: None = None
+    lastSpawnedAt: datetime | None = None
+    spawnCount: int
+    buildCount: int
+    envdVersion: str
+    buildStatus: Literal["building", "waiting", "ready", "error"]
+
+
+class TemplateAlias(_Answer):
+    templateID: str
+    public: bool

@@ -1,0 +1,175 @@
+"""E2B's public shapes from and to CubeMaster's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from appliance.contracts import e2b, master
+from appliance.domain.errors import InvalidRequest
+
+_SECONDS_PER_HOUR = 3600
+_SANDBOX_PATH_ID = re.compile(r"([a-z0-9]+)(?:-[a-z0-9]+)?")
+
+
+def sandbox_id(path: str) -> str:
+    """Return the id in a path. SDKs before 2.0 call a sandbox `<sandboxID>-<clientID>`."""
+    match = _SANDBOX_PATH_ID.fullmatch(path)
+    if match is None:
+        raise InvalidRequest("Invalid sandbox ID")
+    return match[1]
+
+
+def timeout_s(seconds: int, *, max_hours: int) -> int:
+    """Return a create's timeout, or raise InvalidRequest outside of what a team may ask for."""
+    if seconds <= 0:
+        raise InvalidRequest("Timeout must be greater than 0")
+    return _capped(seconds, max_hours)
+
+
+def new_timeout_s(seconds: int, *, max_hours: int) -> int:
+    """Return a later timeout: 0 means that the sandbox ends now."""
+    if seconds < 0:
+        raise InvalidRequest("Timeout must not be negative")
+    return _capped(seconds, max_hours)
+
+
+def _capped(seconds: int, max_hours: int) -> int:
+    if seconds > max_hours * _SECONDS_PER_HOUR:
+        raise InvalidRequest(f"Timeout cannot be greater than {max_hours} hours")
+    return seconds
+
+
+def new_sandbox(
+    body: e2b.NewSandbox,
+    *,
+    team_id: str,
+    secure: bool,
+    default_timeout: int,
+    max_hours: int,
+    idempotency_key: str | None,
+) -> master.NewSandbox:
+    """Return the create for CubeMaster. Fields that this release does not serve raise InvalidRequest by name."""
+    refuse_unserved(body)
+    network = body.network or e2b.Network()
+    timeout = default_timeout if body.timeout is None else body.timeout
+    return master.NewSandbox(
+        team_id=team_id,
+        template=body.templateID,
+        timeout_s=timeout_s(timeout, max_hours=max_hours),
+        metadata=body.metadata or {},
+        env_vars=body.envVars or {},
+        secure=secure,
+        allow_internet=body.allow_internet_access is not False,
+        allow_out=network.allowOut or (),
+        deny_out=network.denyOut or (),
+        idempotency_key=idempotency_key,
+    )
+
+
+def refuse_unserved(body: e2b.NewSandbox) -> None:
+    """Raise InvalidRequest that names the first field whose meaning this release would have to drop."""
+    network = body.network or e2b.Network()
+    asked = {
+        "autoPause": body.autoPause,
+        "autoPauseMemory": body.autoPauseMemory is False,
+        "autoResume": body.autoResume is not None and body.autoResume.enabled,
+        "network.allowPublicTraffic": not network.allowPublicTraffic,
+        "network.dnsServers": bool(network.dnsServers),
+        "network.egressProxy": network.egressProxy is not None,
+        "network.maskRequestHost": network.maskRequestHost is not None,
+        "network.httpsPorts": bool(network.httpsPorts),
+        "network.rules": bool(network.rules),
+        "mcp": body.mcp is not None,
+        "iam": bool(body.iam and body.iam.get("tokens")),
+        "volumeMounts": bool(body.volumeMounts),
+    }
+    for field, is_asked in asked.items():
+        if is_asked:
+            raise InvalidRequest(f"{field} is not supported by this release; leave it out")
+
+
+def sandbox(view: master.SandboxView, *, domain: str) -> e2b.Sandbox:
+    return e2b.Sandbox(
+        templateID=view.template_id,
+        sandboxID=view.sandbox_id,
+        envdVersion=view.envd_version,
+        alias=view.alias,
+        envdAccessToken=view.access_token,
+        domain=domain,
+    )
+
+
+def listed_sandbox(view: master.SandboxView) -> e2b.ListedSandbox:
+    return e2b.ListedSandbox.model_validate(_listed(view))
+
+
+def sandbox_detail(view: master.SandboxView, *, domain: str) -> e2b.SandboxDetail:
+    return e2b.SandboxDetail.model_validate(
+        {
+            **_listed(view),
+            "envdAccessToken": view.access_token,
+            "allowInternetAccess": view.allow_internet,
+            "domain": domain,
+        }
+    )
+
+
+def _listed(view: master.SandboxView) -> dict[str, object]:
+    return {
+        "templateID": view.template_id,
+        "sandboxID": view.sandbox_id,
+        "alias": view.alias,
+        "startedAt": view.started_at,
+        "endAt": view.end_at,
+        "cpuCount": view.vcpus,
+        "memoryMB": view.memory_mib,
+        "diskSizeMB": view.disk_size_mib,
+        "state": "paused" if view.state is master.SandboxState.PAUSED else "running",
+        "envdVersion": view.envd_version,
+        "metadata": view.metadata,
+    }
+
+
+def states(values: Sequence[str]) -> tuple[master.SandboxState, ...]:
+    """Return the states of a filter written as CSV, as repeated values, or both."""
+    wanted = []
+    for value in ",".join(values).split(","):
+        if value == "":
+            continue
+        if value not in ("running", "paused"):
+            raise InvalidRequest(f"Invalid state '{value}': expected running or paused")
+        wanted.append(master.SandboxState(value))
+    return tuple(wanted)
+
+
+def metadata_filter(query: str) -> dict[str, str]:
+    """Return the pairs of a metadata filter. SDKs quote keys and values, then the whole; HTTP undid the outer."""
+    pairs = {}
+    for pair in filter(None, query.split("&")):
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise InvalidRequest(f"Error parsing metadata: '{pair}' is not key=value")
+        pairs[unquote(key)] = unquote(value)
+    return pairs
+
+
+def template(view: master.TemplateView) -> e2b.Template:
+    return e2b.Template(
+        templateID=view.template_id,
+        buildID=view.build_id,
+        cpuCount=view.vcpus,
+        memoryMB=view.memory_mib,
+        diskSizeMB=view.disk_size_mib,
+        public=view.public,
+        aliases=view.aliases,
+        names=tuple(f"{view.team_slug}/{alias}" for alias in view.aliases),
+        createdAt=view.created_at,
+        updatedAt=view.updated_at,
+        lastSpawnedAt=view.last_spawned_at,
+        spawnCount=view.spawn_count,
+        buildCount=view.build_count,
+        envdVersion=view.envd_version,
+        buildStatus=view.status.value,
+    )

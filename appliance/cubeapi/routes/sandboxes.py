@@ -1,0 +1,152 @@
+"""Sandboxes, in every generation of routes that released SDKs call."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+
+from appliance.clients.master import MasterClient
+from appliance.contracts import e2b
+from appliance.contracts.master import NewTimeout, ResolvedKey, SandboxState
+from appliance.cubeapi import mapping
+from appliance.cubeapi.auth import Authenticator
+from appliance.cubeapi.settings import CubeApiSettings
+from appliance.domain.errors import InvalidRequest, TemplateNotFound
+
+_IDEMPOTENCY_KEY = re.compile(r"[a-z0-9-]{1,255}")
+_DEFAULT_TIMEOUT_V1_S = 15
+_DEFAULT_TIMEOUT_V2_S = 300
+
+
+def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiSettings) -> APIRouter:
+    routes = APIRouter()
+    key_of = Depends(authenticate)
+
+    async def create(
+        body: e2b.NewSandbox, key: ResolvedKey, *, secure: bool, default_timeout: int, idempotency_key: str | None
+    ) -> e2b.Sandbox:
+        if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+            raise InvalidRequest("Invalid Idempotency-Key: expected 1 to 255 of [a-z0-9-]")
+        request = mapping.new_sandbox(
+            body,
+            team_id=key.team_id,
+            secure=secure,
+            default_timeout=default_timeout,
+            max_hours=settings.max_timeout_hours,
+            idempotency_key=idempotency_key,
+        )
+        return mapping.sandbox(await master.create_sandbox(request), domain=settings.domain)
+
+    @routes.post("/sandboxes", status_code=201, response_model_exclude_none=True)
+    async def create_v1(
+        body: e2b.NewSandbox,
+        key: Annotated[ResolvedKey, key_of],
+        idempotency_key: Annotated[str | None, Header()] = None,
+    ) -> e2b.Sandbox:
+        return await create(
+            body,
+            key,
+            secure=body.secure is True,
+            default_timeout=_DEFAULT_TIMEOUT_V1_S,
+            idempotency_key=idempotency_key,
+        )
+
+    @routes.post("/v2/sandboxes", status_code=201, response_model_exclude_none=True)
+    async def create_v2(
+        body: e2b.NewSandbox,
+        key: Annotated[ResolvedKey, key_of],
+        idempotency_key: Annotated[str | None, Header()] = None,
+    ) -> e2b.Sandbox:
+        return await create(
+            body, key, secure=True, default_timeout=_DEFAULT_TIMEOUT_V2_S, idempotency_key=idempotency_key
+        )
+
+    @routes.get("/sandboxes", response_model_exclude_none=True)
+    async def list_v1(key: Annotated[ResolvedKey, key_of], metadata: str = "") -> list[e2b.ListedSandbox]:
+        page = await master.list_sandboxes(
+            team_id=key.team_id, states=(SandboxState.RUNNING,), metadata=mapping.metadata_filter(metadata)
+        )
+        return [mapping.listed_sandbox(view) for view in page.sandboxes]
+
+    @routes.get("/v2/sandboxes", response_model_exclude_none=True)
+    async def list_v2(
+        response: Response,
+        key: Annotated[ResolvedKey, key_of],
+        *,
+        metadata: str = "",
+        state: Annotated[list[str] | None, Query()] = None,
+        order: Literal["asc", "desc"] = "desc",
+        started_after: Annotated[datetime | None, Query(alias="startedAfter")] = None,
+        template: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 100,
+        next_token: Annotated[str | None, Query(alias="nextToken")] = None,
+    ) -> list[e2b.ListedSandbox]:
+        wanted = mapping.states(state or ())
+        try:
+            page = await master.list_sandboxes(
+                team_id=key.team_id,
+                states=wanted,
+                template=template,
+                metadata=mapping.metadata_filter(metadata),
+                order=order,
+                started_after=started_after,
+                limit=limit,
+                cursor=next_token,
+            )
+        except TemplateNotFound:
+            # A filter that matches nothing is an empty list, not an error.
+            return []
+        if page.next_cursor is not None:
+            response.headers["X-Next-Token"] = page.next_cursor
+        if page.total_running is not None and (not wanted or SandboxState.RUNNING in wanted):
+            response.headers["X-Total-Running"] = str(page.total_running)
+        return [mapping.listed_sandbox(view) for view in page.sandboxes]
+
+    @routes.get("/sandboxes/{path_id}", response_model_exclude_none=True)
+    async def get(path_id: str, key: Annotated[ResolvedKey, key_of]) -> e2b.SandboxDetail:
+        view = await master.get_sandbox(mapping.sandbox_id(path_id), team_id=key.team_id)
+        return mapping.sandbox_detail(view, domain=settings.domain)
+
+    @routes.delete("/sandboxes/{path_id}", status_code=204)
+    async def kill(path_id: str, key: Annotated[ResolvedKey, key_of]) -> Response:
+        await master.kill_sandbox(mapping.sandbox_id(path_id), team_id=key.team_id)
+        return Response(status_code=204)
+
+    @routes.post("/sandboxes/{path_id}/timeout", status_code=204)
+    async def set_timeout(path_id: str, body: e2b.Timeout, key: Annotated[ResolvedKey, key_of]) -> Response:
+        seconds = mapping.new_timeout_s(body.timeout, max_hours=settings.max_timeout_hours)
+        await master.set_timeout(mapping.sandbox_id(path_id), NewTimeout(team_id=key.team_id, timeout_s=seconds))
+        return Response(status_code=204)
+
+    @routes.post("/sandboxes/{path_id}/refreshes", status_code=204)
+    async def refresh(path_id: str, key: Annotated[ResolvedKey, key_of], body: e2b.Refresh | None = None) -> Response:
+        duration = (body or e2b.Refresh()).duration
+        await master.set_timeout(
+            mapping.sandbox_id(path_id), NewTimeout(team_id=key.team_id, timeout_s=duration, extend_only=True)
+        )
+        return Response(status_code=204)
+
+    async def connect(path_id: str, timeout_s: int, memory: bool | None, key: ResolvedKey) -> e2b.Sandbox:
+        if memory is False:
+            raise InvalidRequest("memory is not supported by this release; leave it out")
+        seconds = mapping.new_timeout_s(timeout_s, max_hours=settings.max_timeout_hours)
+        view = await master.set_timeout(
+            mapping.sandbox_id(path_id), NewTimeout(team_id=key.team_id, timeout_s=seconds, extend_only=True)
+        )
+        return mapping.sandbox(view, domain=settings.domain)
+
+    @routes.post("/sandboxes/{path_id}/connect", response_model_exclude_none=True)
+    async def connect_v1(path_id: str, body: e2b.ConnectV1, key: Annotated[ResolvedKey, key_of]) -> e2b.Sandbox:
+        return await connect(path_id, body.timeout, body.memory, key)
+
+    @routes.post("/v2/sandboxes/{path_id}/connect", response_model_exclude_none=True)
+    async def connect_v2(
+        path_id: str, key: Annotated[ResolvedKey, key_of], body: e2b.ConnectV2 | None = None
+    ) -> e2b.Sandbox:
+        request = body or e2b.ConnectV2()
+        return await connect(path_id, request.timeout, request.memory, key)
+
+    return routes
