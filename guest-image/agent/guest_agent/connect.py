@@ -13,7 +13,8 @@ import struct
 import sys
 import traceback
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -48,7 +49,7 @@ class Call:
 
 
 Unary = Callable[[Call, JsonObject], Awaitable[JsonObject]]
-ServerStream = Callable[[Call, JsonObject], AsyncIterator[Batch]]
+ServerStream = Callable[[Call, JsonObject], AsyncGenerator[Batch, None]]
 """Each batch is what is ready at that moment and goes out in one write."""
 ClientStream = Callable[[Call, AsyncIterator[JsonObject]], Awaitable[JsonObject]]
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
@@ -150,7 +151,7 @@ def unary(handler: Unary) -> Endpoint:
             if request.headers.get("content-encoding") == "gzip":
                 body = _inflate(body)
             answer = await handler(parse_call(request), decode(body))
-        except Exception as error:  # noqa: BLE001 - every failure has an answer
+        except Exception as error:
             return error_response(as_rpc_error(error))
         return Response(_encode(answer), media_type="application/json")
 
@@ -202,7 +203,7 @@ def server_stream(handler: ServerStream) -> Endpoint:
             first = await anext(messages, None)
             if first is None:
                 raise RpcError(Code.INVALID_ARGUMENT, "the request has no message")
-        except Exception as error:  # noqa: BLE001 - every failure has an answer
+        except Exception as error:
             return Response(end_of_stream(as_rpc_error(error)), media_type=_STREAM_TYPE)
         return EventStream(handler(call, first))
 
@@ -215,7 +216,7 @@ def client_stream(handler: ClientStream) -> Endpoint:
     async def endpoint(request: Request) -> ASGIApp:
         try:
             answer = await handler(parse_call(request), read_envelopes(request.stream()))
-        except Exception as error:  # noqa: BLE001 - every failure has an answer
+        except Exception as error:
             return Response(end_of_stream(as_rpc_error(error)), media_type=_STREAM_TYPE)
         return Response(envelope(answer) + end_of_stream(None), media_type=_STREAM_TYPE)
 
@@ -233,7 +234,7 @@ _STREAM_START = {
 class EventStream:
     """A response that sends batches as they come and stops producing them when the client goes away."""
 
-    def __init__(self, batches: AsyncIterator[Batch]) -> None:
+    def __init__(self, batches: AsyncGenerator[Batch, None]) -> None:
         self._batches = batches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -250,10 +251,11 @@ class EventStream:
     async def _send_all(self, send: Send) -> None:
         failure = None
         try:
-            async for batch in self._batches:
-                body = b"".join(map(envelope, batch))
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-        except Exception as error:  # noqa: BLE001 - every failure has an answer
+            async with aclosing(self._batches) as batches:
+                async for batch in batches:
+                    body = b"".join(map(envelope, batch))
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+        except Exception as error:
             failure = as_rpc_error(error)
         await send({"type": "http.response.body", "body": end_of_stream(failure), "more_body": False})
 

@@ -20,7 +20,7 @@ _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The defaults every request is served with. Kept on disk, so an agent that restarts is not left without a token."""
+    """The defaults every request is served with. Kept on disk, so that a restarted agent still has its token."""
 
     access_token: str | None = None
     env_vars: Mapping[str, str] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """The image's accounts, read from its /etc/passwd and /etc/group.
 
-The C library's lookups are not used: they follow the image's nsswitch.conf and would load its NSS modules into the agent.
+The C library's lookups are not used: they follow the image's nsswitch.conf and would load its NSS modules into the
+agent.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
 
 
 @dataclass(frozen=True, slots=True)

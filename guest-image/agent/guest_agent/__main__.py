@@ -1,0 +1,68 @@
+"""`python -m guest_agent`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from guest_agent.app import make_app
+from guest_agent.server import listen, serve
+from guest_agent.settings import Settings
+
+_OOM_SCORE = "-900"
+"""The agent goes after everything a client started when memory runs out."""
+
+
+def parse_arguments(arguments: list[str]) -> Settings:
+    defaults = Settings()
+    parser = argparse.ArgumentParser(prog="guest_agent", description="E2B's envd protocol, inside a sandbox.")
+    parser.add_argument("--host", default=defaults.host)
+    parser.add_argument("--port", type=int, default=defaults.port)
+    parser.add_argument("--state-file", type=Path, default=defaults.state_file)
+    parser.add_argument("--marker-directory", type=Path, default=defaults.marker_directory)
+    parser.add_argument(
+        "--init-from",
+        type=IPv4Address,
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="accept /init from this address although it is the machine's own",
+    )
+    parser.add_argument(
+        "--borrowed-machine",
+        action="store_true",
+        help="leave clock, host name, machine id and kernel random numbers alone: not inside a guest",
+    )
+    parsed = parser.parse_args(arguments)
+    return Settings(
+        host=parsed.host,
+        port=parsed.port,
+        state_file=parsed.state_file,
+        marker_directory=parsed.marker_directory,
+        init_from=tuple(parsed.init_from),
+        own_machine=not parsed.borrowed_machine,
+    )
+
+
+def main() -> None:
+    settings = parse_arguments(sys.argv[1:])
+    os.umask(0o022)
+    os.chdir("/")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
+    app = make_app(settings)
+    listener = listen(settings)
+    print(f"listening on {listener.getsockname()[1]}", flush=True)
+    # What is alive now stays alive. A collection would write to each of these objects' pages, which clones share.
+    gc.collect()
+    gc.freeze()
+    serve(app, listener)
+
+
+if __name__ == "__main__":
+    main()

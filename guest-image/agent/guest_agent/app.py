@@ -1,0 +1,86 @@
+"""Wires the agent: every object is made here, by hand, and passed to those that need it."""
+
+from __future__ import annotations
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from guest_agent.auth.access import Access, Gate
+from guest_agent.auth.peers import InitPeers
+from guest_agent.connect import client_stream, server_stream, unary
+from guest_agent.context import Context
+from guest_agent.files.compose import Compositions
+from guest_agent.files.download import Downloads
+from guest_agent.files.upload import Uploads
+from guest_agent.filesystem.service import FilesystemService
+from guest_agent.identity.init import BorrowedMachine, GuestMachine, Initializer
+from guest_agent.metrics import Metrics
+from guest_agent.process.registry import Registry
+from guest_agent.process.service import ProcessService
+from guest_agent.routing import Route, Router
+from guest_agent.session import SessionStore
+from guest_agent.settings import Settings
+from guest_agent.users import UserDatabase
+
+
+def make_app(settings: Settings) -> ASGIApp:
+    """Return the ASGI application."""
+    sessions = SessionStore(settings.state_file)
+    context = Context(UserDatabase(), sessions)
+    machine = GuestMachine() if settings.own_machine else BorrowedMachine()
+    gate = Gate(sessions, InitPeers(allowed=settings.init_from))
+    routes = [
+        *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory)),
+        *_process_routes(ProcessService(context, Registry())),
+        *_filesystem_routes(FilesystemService(context)),
+    ]
+    return CORSMiddleware(
+        Router(gate, routes), allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+    )
+
+
+def _plain_routes(context: Context, initializer: Initializer) -> list[Route]:
+    async def health(_request: Request) -> ASGIApp:
+        return Response(status_code=204, headers={"Cache-Control": "no-store"})
+
+    async def envs(_request: Request) -> ASGIApp:
+        return JSONResponse(dict(context.session.env_vars))
+
+    return [
+        Route("GET", "/health", Access.OPEN, health),
+        Route("POST", "/init", Access.NODE, initializer.endpoint),
+        Route("GET", "/metrics", Access.TOKEN, Metrics().endpoint),
+        Route("GET", "/envs", Access.TOKEN, envs),
+        Route("GET", "/files", Access.SIGNED_READ, Downloads(context).endpoint),
+        Route("POST", "/files", Access.SIGNED_WRITE, Uploads(context).endpoint),
+        Route("POST", "/files/compose", Access.TOKEN, Compositions(context).endpoint),
+    ]
+
+
+def _process_routes(service: ProcessService) -> list[Route]:
+    endpoints = {
+        "Start": server_stream(service.start),
+        "Connect": server_stream(service.connect),
+        "List": unary(service.list_processes),
+        "Update": unary(service.update),
+        "SendInput": unary(service.send_input),
+        "StreamInput": client_stream(service.stream_input),
+        "SendSignal": unary(service.send_signal),
+        "CloseStdin": unary(service.close_stdin),
+    }
+    return [Route("POST", f"/process.Process/{name}", Access.TOKEN, endpoint) for name, endpoint in endpoints.items()]
+
+
+def _filesystem_routes(service: FilesystemService) -> list[Route]:
+    endpoints = {
+        "Stat": unary(service.stat),
+        "MakeDir": unary(service.make_dir),
+        "Move": unary(service.move),
+        "ListDir": unary(service.list_dir),
+        "Remove": unary(service.remove),
+    }
+    return [
+        Route("POST", f"/filesystem.Filesystem/{name}", Access.TOKEN, endpoint) for name, endpoint in endpoints.items()
+    ]

@@ -1,0 +1,66 @@
+"""From a command to a running process: pipes or a terminal around one spawn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from guest_agent.process.events import Channel
+from guest_agent.process.input import InputWriter
+from guest_agent.process.running import Process
+from guest_agent.process.spawn import Command, Stdio, spawn
+from guest_agent.process.terminal import TerminalSize, open_terminal
+
+OnEnd = Callable[[Process], None]
+
+
+def launch_with_pipes(command: Command, *, stdin: bool, on_end: OnEnd) -> Process:
+    """Start `command` with stdout and stderr apart, and a pipe or /dev/null as stdin. Raise OSError."""
+    with ExitStack() as theirs, ExitStack() as ours:
+        stdout, their_stdout = _pipe(ours, theirs)
+        stderr, their_stderr = _pipe(ours, theirs)
+        writer = None
+        their_stdin: str | int = "/dev/null"
+        if stdin:
+            their_stdin, our_stdin = _pipe(theirs, ours)
+            writer = InputWriter(our_stdin)
+        for descriptor in (stdout, stderr):
+            os.set_blocking(descriptor, False)
+        pid = spawn(command, Stdio(their_stdin, their_stdout, their_stderr))
+        ours.pop_all()
+        return Process(
+            pid,
+            outputs={stdout: Channel.STDOUT, stderr: Channel.STDERR},
+            stdin=writer,
+            terminal=None,
+            on_end=on_end,
+        )
+
+
+def launch_on_terminal(command: Command, size: TerminalSize, *, on_end: OnEnd) -> Process:
+    """Start `command` on a new terminal. Raise OSError."""
+    with ExitStack() as theirs, ExitStack() as ours:
+        terminal = open_terminal(size, command.user)
+        theirs.callback(os.close, terminal.follower)
+        ours.callback(os.close, terminal.leader)
+        os.set_blocking(terminal.leader, False)
+        writer = InputWriter(os.dup(terminal.leader))
+        ours.callback(writer.close)
+        pid = spawn(command, Stdio(terminal.path, 0, 0))
+        ours.pop_all()
+        return Process(
+            pid,
+            outputs={terminal.leader: Channel.PTY},
+            stdin=None,
+            terminal=writer,
+            on_end=on_end,
+        )
+
+
+def _pipe(readers: ExitStack, writers: ExitStack) -> tuple[int, int]:
+    """Return the read and the write end, each closed by its stack."""
+    read_end, write_end = os.pipe()
+    readers.callback(os.close, read_end)
+    writers.callback(os.close, write_end)
+    return read_end, write_end
