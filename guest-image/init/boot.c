@@ -13,16 +13,14 @@
  * ...) is mounted into it, the agent's disk at /run/cube/agent, and its init
  * becomes process 1.
  *
- * Any failure ends the program: the kernel panics for want of an init, and
- * with panic=-1 the VMM exits, so that a guest that cannot boot is seen at
- * once. The reason is the last line of the console.
+ * Any failure powers the guest off, so that the VMM exits and a guest that
+ * cannot boot is seen at once. The reason is the last line of the console.
  */
 #include <dirent.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mount.h>
+#include <sys/reboot.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <time.h>
 
 #include "guest.h"
@@ -48,6 +46,7 @@ static void die(const char *format, ...)
 	vsnprintf(reason, sizeof(reason), format, arguments);
 	va_end(arguments);
 	say(2, "cannot boot: %s", reason);
+	reboot(RB_POWER_OFF);
 	_exit(1);
 }
 

@@ -1,0 +1,45 @@
+"""The command line of `guest-image/build.py`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from image_build.errors import BuildError
+from image_build.places import Places
+from image_build.targets import Targets
+
+_DESCRIPTION = "Build what runs inside a sandbox. Without change of its inputs a target is not built again."
+
+
+def main(source: Path, arguments: Sequence[str] | None = None) -> int:
+    choice = _parser().parse_args(arguments).target
+    targets = Targets.of(Places.of_checkout(source))
+    steps = {
+        "kernel": (targets.kernel, targets.manifest),
+        "agent": (targets.agent, targets.manifest),
+        "all": (targets.kernel, targets.agent, targets.manifest),
+        "lock": (targets.lock,),
+    }
+    try:
+        for step in steps[choice]:
+            step()
+    except BuildError as error:
+        print(f"build.py {choice}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="build.py", description=_DESCRIPTION)
+    targets = parser.add_subparsers(dest="target", required=True, metavar="TARGET")
+    for name, meaning in (
+        ("kernel", "vmlinuz and initramfs.img"),
+        ("agent", "agent.squashfs, the guest agent's disk"),
+        ("all", "everything above"),
+        ("lock", "pin the versions that the package mirrors offer now"),
+    ):
+        targets.add_parser(name, help=meaning)
+    return parser
