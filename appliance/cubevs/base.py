@@ -39,6 +39,7 @@ class DropReason(IntEnum):
     NOT_FROM_HOST = 14
     ARP_REFUSED = 15
     REWRITE_FAILED = 16
+    NOT_TO_GATEWAY = 17
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,305 @@
+"""CubeVS on a real node: taps, their programs and maps, routes, and the packet filter behind them.
+
+All state is in the kernel: device names give index and address, pinned maps hold admissions and sessions. A new Cubelet
+therefore adopts what a former one left by looking, and nothing a guest may do depends on a process that can die.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Final
+
+from appliance.cubevs import firewall, netlink, sockets, taps
+from appliance.cubevs.base import DropReason, EgressPolicy, Tap
+from appliance.cubevs.kernel import is_bpffs
+from appliance.cubevs.loader import KernelHeaders, Programs, forget_other_programs, load_programs
+from appliance.cubevs.maps import (
+    LAYOUT_VERSION,
+    MAX_TAPS,
+    ONLY_KEY,
+    UNADMITTED,
+    Config,
+    Maps,
+    NetworkKey,
+    PolicyKey,
+    PolicyList,
+    TapEntry,
+    TapFlag,
+    open_maps,
+    pack_index,
+    pack_mark,
+    unpack_index,
+)
+from appliance.cubevs.reaper import reap_sessions, stale_policy
+from appliance.domain.errors import NetworkFailure
+from appliance.domain.ids import SandboxId
+
+NODE_DEVICE: Final = "cube0"
+DEFAULT_NETWORK: Final = IPv4Network("10.88.0.0/16")
+
+# Never reachable, whatever a setting or a policy says: clouds hand out credentials there.
+HARD_DENIED_NETWORKS: Final = tuple(
+    IPv4Network(network)
+    for network in (
+        "169.254.0.0/16",  # link local, with 169.254.169.254
+        "168.63.129.16/32",  # Azure
+        "100.100.100.200/32",  # Alibaba
+        "127.0.0.0/8",
+        "0.0.0.0/8",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+    )
+)
+# What an operator may replace, on a node whose sandboxes are to reach the private network.
+DEFAULT_DENIED_NETWORKS: Final = tuple(
+    IPv4Network(network) for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchSettings:
+    """What the node's operator decides. Idle times follow the kernel's connection tracking, as masquerade does."""
+
+    network: IPv4Network = DEFAULT_NETWORK
+    bpffs: Path = Path("/run/cube/bpf")
+    """Where a BPF file system is mounted; not under /sys, which containers see read-only."""
+    dns_address: IPv4Address | None = DEFAULT_NETWORK[1]
+    """Where guests' questions to their gateway, UDP port 53, are sent. None: guests have no DNS."""
+    denied_networks: tuple[IPv4Network, ...] = DEFAULT_DENIED_NETWORKS
+    sessions_per_tap: int = 4096
+    """Open flows of one guest, about 100 bytes each, taken at tap creation. The least recently used is forgotten."""
+    tcp_idle: timedelta = timedelta(days=5)
+    tcp_closed: timedelta = timedelta(minutes=2)
+    datagram_idle: timedelta = timedelta(minutes=3)
+    kernel_headers: KernelHeaders | None = None
+    """Where BCC finds kernel headers; None: found under /lib/modules."""
+
+    @property
+    def node_address(self) -> IPv4Address:
+        """The node's own address on the sandbox network: its first."""
+        return self.network[1]
+
+
+class CubeVSwitch:
+    """The `Switch` of a real node; see `base.Switch`. Works in the network namespace of its process."""
+
+    def __init__(self, settings: SwitchSettings) -> None:
+        self._settings = settings
+        self._root = settings.bpffs / f"v{LAYOUT_VERSION}"
+        self._changing = asyncio.Lock()
+        self._started: _Started | None = None
+        self.resets_connections = False
+        """Whether `revoke` can abort the node's own connections: known once started; needs CONFIG_INET_DIAG_DESTROY."""
+
+    async def start(self) -> None:
+        async with self._changing:
+            settings = self._settings
+            if not is_bpffs(settings.bpffs):
+                raise NetworkFailure(f"{settings.bpffs} is no BPF file system: mount one there (mount -t bpf bpf ...)")
+            await self._hold_node_address()
+            firewall.enable_forwarding()
+            await firewall.apply(firewall.ruleset(settings.network, settings.dns_address))
+            maps = open_maps(self._root / "maps", sessions_per_tap=settings.sessions_per_tap)
+            maps.replace_set(maps.denied, _denied_keys((*HARD_DENIED_NETWORKS, *settings.denied_networks)))
+            maps.replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
+            maps.config.put(ONLY_KEY, self._config().pack())
+            programs_root = self._root / "programs"
+            programs = await load_programs(self._root / "maps", programs_root, settings.kernel_headers)
+            if self._started:
+                self._started.programs.close()
+            self._started = _Started(maps, programs)
+            await self._adopt(maps, programs)
+            forget_other_programs(programs_root, programs.digest)
+            self.resets_connections = sockets.can_abort()
+
+    async def create_tap(self) -> Tap:
+        async with self._changing, AsyncExitStack() as undo:
+            started = self._require_started()
+            index = self._free_index()
+            name, address = taps.tap_name(index), taps.tap_address(self._settings.network, index)
+            try:
+                taps.make_tap(name, owner=taps.vmm_uid(index))
+            except OSError as error:
+                raise NetworkFailure(f"cannot make {name}: {error}") from error
+            tap = Tap(name=name, ifindex=socket.if_nametoindex(name), address=address)
+            undo.push_async_callback(self._remove, tap, started.maps)
+            await netlink.prepare(tap.ifindex)
+            await self._set_up(tap, started)
+            undo.pop_all()
+            return tap
+
+    def open_tap(self, tap: Tap) -> int:
+        try:
+            return taps.open_tap(tap.name)
+        except OSError as error:
+            busy = " (a VMM has it open)" if error.errno == errno.EBUSY else ""
+            raise NetworkFailure(f"cannot open {tap.name}{busy}: {error}") from error
+
+    async def admit(self, tap: Tap, sandbox_id: SandboxId, policy: EgressPolicy) -> None:
+        async with self._changing:
+            maps = self._require_started().maps
+            former = self._entry(tap, maps)
+            generation = (former.generation + 1) & 0xFFFFFFFF
+            flags = TapFlag.ADMITTED | (TapFlag.INTERNET if policy.allow_internet else UNADMITTED)
+            # The programs look under the generation that the tap's entry names: writing the entry switches over.
+            for key in policy_keys(tap.ifindex, generation, policy):
+                maps.policy.put(key.pack(), pack_mark())
+            maps.taps.put(pack_index(tap.ifindex), TapEntry(tap.address, flags, generation).pack())
+            if TapFlag.ADMITTED in former.flags:
+                _forget_policy(maps, tap.ifindex, keep=generation)
+            await netlink.label(tap.ifindex, sandbox_id)
+
+    async def revoke(self, tap: Tap) -> None:
+        async with self._changing:
+            await self._revoke(tap, self._require_started().maps)
+
+    async def delete_tap(self, tap: Tap) -> None:
+        async with self._changing:
+            maps = self._require_started().maps
+            if _is_present(tap) and maps.taps.get(pack_index(tap.ifindex)) is not None:
+                await self._revoke(tap, maps)
+            await self._remove(tap, maps)
+
+    async def taps(self) -> tuple[Tap, ...]:
+        found = []
+        for name, ifindex in (await netlink.links(taps.TAP_PREFIX)).items():
+            if (index := taps.tap_index(name)) is not None:
+                found.append((index, Tap(name, ifindex, taps.tap_address(self._settings.network, index))))
+        return tuple(tap for _, tap in sorted(found, key=lambda item: item[0]))
+
+    async def drops(self) -> dict[DropReason, int]:
+        return self._require_started().maps.drops()
+
+    async def reap(self) -> int:
+        """Forget sessions that ended or went silent, and learn new addresses of the node. Returns how many ended."""
+        async with self._changing:
+            maps = self._require_started().maps
+            maps.replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
+            return await asyncio.to_thread(reap_sessions, maps, self._config())
+
+    def _require_started(self) -> _Started:
+        if self._started is None:
+            raise NetworkFailure("CubeVS is not started")
+        return self._started
+
+    def _config(self) -> Config:
+        settings = self._settings
+        return Config(
+            node_address=settings.node_address,
+            sandbox_network=settings.network,
+            dns_address=settings.dns_address or IPv4Address(0),
+            tcp_idle_s=int(settings.tcp_idle.total_seconds()),
+            tcp_closed_s=int(settings.tcp_closed.total_seconds()),
+            datagram_idle_s=int(settings.datagram_idle.total_seconds()),
+        )
+
+    async def _hold_node_address(self) -> None:
+        try:
+            ifindex = socket.if_nametoindex(NODE_DEVICE)
+        except OSError:
+            taps.make_address_holder(NODE_DEVICE)
+            ifindex = socket.if_nametoindex(NODE_DEVICE)
+        await netlink.hold_address(ifindex, self._settings.node_address)
+
+    async def _adopt(self, maps: Maps, programs: Programs) -> None:
+        """Bring every tap that is there under today's programs, and forget what the maps hold of others."""
+        present = await self.taps()
+        for tap in present:
+            await self._set_up(tap, _Started(maps, programs))
+        indices = {tap.ifindex for tap in present}
+        for stale in (set(maps.taps.keys()) | set(maps.sessions.keys())) - {pack_index(i) for i in indices}:
+            maps.taps.delete(stale)
+            maps.sessions.delete(stale)
+        known = maps.taps.keys()
+        generations = {unpack_index(key): self._generation(key, maps) for key in known}
+        for key in stale_policy(maps.policy.keys(), generations):
+            maps.policy.delete(key)
+
+    async def _set_up(self, tap: Tap, started: _Started) -> None:
+        """Make a tap work, unadmitted unless it is admitted already. What guards it comes before its first packet."""
+        key = pack_index(tap.ifindex)
+        found = started.maps.taps.get(key)
+        if found is None or TapEntry.unpack(found).address != tap.address:
+            started.maps.taps.put(key, TapEntry(tap.address).pack())
+            await asyncio.to_thread(started.maps.fresh_sessions, tap.ifindex)
+        elif started.maps.sessions.get(key) is None:
+            await asyncio.to_thread(started.maps.fresh_sessions, tap.ifindex)
+        await netlink.attach(tap.ifindex, started.programs)
+        await netlink.connect(tap.ifindex, tap.address, source=self._settings.node_address)
+
+    def _entry(self, tap: Tap, maps: Maps) -> TapEntry:
+        found = maps.taps.get(pack_index(tap.ifindex))
+        if found is None or not _is_present(tap):
+            raise NetworkFailure(f"{tap.name} is no tap of this node")
+        return TapEntry.unpack(found)
+
+    def _generation(self, key: bytes, maps: Maps) -> int:
+        found = maps.taps.get(key)
+        return TapEntry.unpack(found).generation if found else 0
+
+    async def _revoke(self, tap: Tap, maps: Maps) -> None:
+        entry = self._entry(tap, maps)
+        maps.taps.put(pack_index(tap.ifindex), TapEntry(tap.address, UNADMITTED, entry.generation).pack())
+        # First the sockets, whose last resets are packets of the node's that open sessions anew, then the sessions.
+        if self.resets_connections:
+            await asyncio.to_thread(sockets.abort_connections, tap.address)
+        await asyncio.to_thread(maps.fresh_sessions, tap.ifindex)
+        _forget_policy(maps, tap.ifindex, keep=None)
+        await netlink.label(tap.ifindex, "")
+
+    async def _remove(self, tap: Tap, maps: Maps) -> None:
+        if _is_present(tap):
+            await netlink.delete(tap.ifindex)
+        maps.taps.delete(pack_index(tap.ifindex))
+        maps.sessions.delete(pack_index(tap.ifindex))
+        _forget_policy(maps, tap.ifindex, keep=None)
+
+    def _free_index(self) -> int:
+        """Return the lowest index without a device. The kernel is asked, so that a stray tap is never reused."""
+        for index in range(1, min(MAX_TAPS, taps.highest_index(self._settings.network)) + 1):
+            try:
+                socket.if_nametoindex(taps.tap_name(index))
+            except OSError:
+                return index
+        raise NetworkFailure(f"all addresses of {self._settings.network} have taps")
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    maps: Maps
+    programs: Programs
+
+
+def policy_keys(ifindex: int, generation: int, policy: EgressPolicy) -> list[PolicyKey]:
+    """Return the entries that make up a policy."""
+    return [
+        *(PolicyKey(ifindex, generation, PolicyList.ALLOW, network) for network in policy.allow),
+        *(PolicyKey(ifindex, generation, PolicyList.DENY, network) for network in policy.deny),
+    ]
+
+
+def _forget_policy(maps: Maps, ifindex: int, *, keep: int | None) -> None:
+    for packed in list(maps.policy.keys()):
+        key = PolicyKey.unpack(packed)
+        if key.ifindex == ifindex and key.generation != keep:
+            maps.policy.delete(packed)
+
+
+def _denied_keys(networks: Sequence[IPv4Network]) -> set[bytes]:
+    return {NetworkKey(network).pack() for network in networks}
+
+
+def _is_present(tap: Tap) -> bool:
+    """Is the device still the one that `tap` names? An ifindex is not used twice, a name is."""
+    try:
+        return socket.if_nametoindex(tap.name) == tap.ifindex
+    except OSError:
+        return False
