@@ -94,7 +94,10 @@ class DiskStore(Protocol):
     """Makes writable disks: sparse files with an empty ext4, and copies of them that cost only their used blocks."""
 
     async def create_upper(self, path: Path, *, size_mib: int) -> None:
-        """Make an empty ext4 disk of any size at `path`, from a pre-made one where there is one. `path` must not exist."""
+        """Make an empty ext4 disk of any size at `path`, which must not exist; from a pre-made one of the size.
+
+        The disk has the directories `upper` and `work`.
+        """
         ...
 
     async def clone_upper(self, source: Path, path: Path) -> None:

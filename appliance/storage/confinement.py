@@ -1,0 +1,49 @@
+"""How programs that read a stranger's bytes are started: no privileges, and a ceiling on everything they could use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WORKER_UID = 99_999
+"""Owns nothing and nobody: below the range of the VMMs, above the users of distributions."""
+
+_SIGNALLED_GRACE_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """Resource limits of one process, enforced by the kernel."""
+
+    address_space_bytes: int
+    cpu_s: int
+    file_bytes: int
+    """Largest file it may write; pipes do not count."""
+
+
+def confined(argv: Sequence[str], ceiling: Ceiling) -> list[str]:
+    """Return an argv that drops privileges, sets the limits and becomes `argv`, keeping its process id.
+
+    Without root there are no privileges to drop and only the limits are set.
+    """
+    limits = [
+        "prlimit",
+        "--core=0",
+        f"--as={ceiling.address_space_bytes}",
+        # The soft limit sends SIGXCPU, which tells "too slow" from other deaths; the hard one follows with SIGKILL.
+        f"--cpu={ceiling.cpu_s}:{ceiling.cpu_s + _SIGNALLED_GRACE_S}",
+        f"--fsize={ceiling.file_bytes}",
+        *argv,
+    ]
+    if os.geteuid() != 0:
+        return limits
+    return [
+        "setpriv",
+        f"--reuid={WORKER_UID}",
+        f"--regid={WORKER_UID}",
+        "--clear-groups",
+        "--bounding-set=-all",
+        "--no-new-privs",
+        *limits,
+    ]
