@@ -77,7 +77,7 @@ class VmSpec:
     disks: tuple[Disk, ...]
     nic: Nic | None
     runtime_dir: Path
-    """Existing directory of this VM alone, for sockets and the console log. Owned by the confinement's uid."""
+    """Existing directory of this VM alone, for sockets and the console log. The VMM itself needs no access to it."""
     confinement: Confinement | None
 
 
@@ -98,6 +98,17 @@ class Snapshot:
     """VMM, version, accelerator, machine type and cpu model, as one string; a driver refuses another's."""
     vcpus: int
     memory_mib: int
+
+    def objection(self, spec: VmSpec, machine: str) -> str | None:
+        """Return why `spec` cannot be cloned from this on `machine`; None where it can."""
+        if self.machine != machine:
+            return f"snapshot was made by {self.machine}, this is {machine}: the template must be built again"
+        if (spec.vcpus, spec.memory_mib) != (self.vcpus, self.memory_mib):
+            return (
+                f"snapshot has {self.vcpus} vCPU and {self.memory_mib} MiB, "
+                f"the clone was to have {spec.vcpus} vCPU and {spec.memory_mib} MiB"
+            )
+        return None
 
 
 @dataclass(frozen=True, slots=True)

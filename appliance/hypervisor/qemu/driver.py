@@ -1,0 +1,358 @@
+"""The Hypervisor that drives QEMU's microvm, with KVM or with TCG."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from appliance.domain.errors import DeadlineExceeded, VmmFailure
+from appliance.hypervisor import console, errtext, sockets
+from appliance.hypervisor.base import (
+    Accelerator,
+    BootSource,
+    Capabilities,
+    Disk,
+    Snapshot,
+    VmProcess,
+    VmSpec,
+    VmState,
+)
+from appliance.hypervisor.confinement import confined, prefer_for_oom
+from appliance.hypervisor.deadlines import together, within
+from appliance.hypervisor.process import ProcessWatch, executable, spawn, start_time_ticks
+from appliance.hypervisor.qemu import machine, tsc
+from appliance.hypervisor.qemu.argv import BootFiles, Descriptors, boot_argv, clone_argv
+from appliance.hypervisor.qemu.attachment import (
+    CONSOLE_LOG,
+    CONSOLE_SOCKET,
+    MONITOR_SOCKET,
+    Attachment,
+    remove_sockets,
+)
+from appliance.hypervisor.qemu.migration import load_state, save_state
+from appliance.hypervisor.qemu.qmp import QmpClient
+from appliance.hypervisor.scopes.base import Limits, Scopes
+
+log = structlog.get_logger()
+
+DEVICE_STATE = "device-state"
+
+_MIB = 2**20
+
+
+class QemuHypervisor:
+    """Implements `Hypervisor`.
+
+    `restore_concurrency` clones are restored at once: more of them only slow each other down, since a restore is
+    bound by the host's processors. `control_deadline` bounds the calls whose caller gives no deadline.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        scopes: Scopes,
+        binary: Path = Path("/usr/bin/qemu-system-x86_64"),
+        restore_concurrency: int = 3,
+        restore_attempts: int = 2,
+        control_deadline: timedelta = timedelta(seconds=10),
+    ) -> None:
+        self._accelerator = accelerator
+        self._scopes = scopes
+        self._binary = str(binary)
+        self._restores = asyncio.Semaphore(restore_concurrency)
+        self._restore_attempts = restore_attempts
+        self._control_deadline = control_deadline
+        self._version: str | None = None
+        self._attachments: dict[tuple[int, int], Attachment] = {}
+        self._booted: dict[tuple[int, int], VmSpec] = {}
+        self.restore_retries = 0
+        """How many restores had to be tried again since this driver was made."""
+
+    async def close(self) -> None:
+        """Let go of every machine without touching it."""
+        for attachment in self._attachments.values():
+            attachment.close()
+        self._attachments.clear()
+        await self._scopes.close()
+
+    async def capabilities(self) -> Capabilities:
+        if self._version is None:
+            self._version = await machine.installed_version(self._binary, deadline=self._control_deadline)
+        return Capabilities(
+            vmm="qemu", version=self._version, accelerator=self._accelerator, dirty_page_snapshots=False
+        )
+
+    async def boot(self, spec: VmSpec, source: BootSource, *, deadline: timedelta) -> VmProcess:
+        _check_devices(spec)
+        async with within(deadline, f"the boot of {spec.vm_id}"):
+            with ExitStack() as opened:
+                boot = BootFiles(
+                    kernel=opened.enter_context(_opened(source.kernel, os.O_RDONLY)),
+                    initramfs=opened.enter_context(_opened(source.initramfs, os.O_RDONLY)),
+                    cmdline=source.cmdline + tsc.kernel_arguments(self._accelerator),
+                )
+                vm = await self._launch(
+                    spec,
+                    opened.enter_context(_created_memory(spec)),
+                    argv=lambda descriptors: boot_argv(self._binary, spec, self._accelerator, descriptors, boot),
+                    inherit=(boot.kernel, boot.initramfs),
+                    bring_up=_run,
+                )
+            self._booted[_key(vm)] = spec
+            return vm
+
+    async def snapshot(self, vm: VmProcess, directory: Path, *, deadline: timedelta) -> Snapshot:
+        spec = self._booted.get(_key(vm))
+        if spec is None:
+            raise VmmFailure(f"{vm.vm_id} was not booted by this Cubelet, so its memory is not kept in a file")
+        identity = await self._identity()
+        async with within(deadline, f"the snapshot of {vm.vm_id}"):
+            await save_state(await self._control(vm), directory / DEVICE_STATE)
+            # Read-only from here on: every clone maps it, each as a user of its own.
+            spec.memory_file.chmod(0o444)
+            await asyncio.to_thread(_sync, spec.memory_file)
+        return Snapshot(
+            memory_file=spec.memory_file,
+            device_state=directory / DEVICE_STATE,
+            machine=identity,
+            vcpus=spec.vcpus,
+            memory_mib=spec.memory_mib,
+        )
+
+    async def clone(self, spec: VmSpec, snapshot: Snapshot, *, deadline: timedelta) -> VmProcess:
+        _check_devices(spec)
+        objection = snapshot.objection(spec, await self._identity())
+        if objection is not None:
+            raise VmmFailure(objection)
+        what = f"the restore of {spec.vm_id}"
+        async with within(deadline, what), self._restores:
+            for _ in range(self._restore_attempts - 1):
+                try:
+                    # A restore that hangs must leave time for another.
+                    async with within(deadline / self._restore_attempts, what):
+                        return await self._restore(spec, snapshot)
+                except (VmmFailure, DeadlineExceeded) as failure:
+                    self.restore_retries += 1
+                    log.warning("restore_retried", vm_id=spec.vm_id, reason=failure.message)
+            return await self._restore(spec, snapshot)
+
+    async def resume(self, vm: VmProcess, *, deadline: timedelta) -> None:
+        async with within(deadline, f"the resume of {vm.vm_id}"):
+            await (await self._control(vm)).execute("cont")
+
+    async def pause(self, vm: VmProcess, *, deadline: timedelta) -> None:
+        async with within(deadline, f"the pause of {vm.vm_id}"):
+            await (await self._control(vm)).execute("stop")
+
+    async def stop(self, vm: VmProcess) -> None:
+        attachment = self._attachment(vm)
+        if attachment is not None:
+            # All that the guest has written is in the host's page cache: QEMU buffers nothing that a signal loses.
+            async with within(self._control_deadline, f"the end of {vm.vm_id}"):
+                await attachment.kill()
+            self._forget(vm)
+        remove_sockets(Path(vm.runtime_dir))
+
+    async def describe(self, vm: VmProcess) -> VmState:
+        attachment = self._attachment(vm)
+        if attachment is None:
+            return VmState.EXITED
+        try:
+            async with within(self._control_deadline, f"an answer of {vm.vm_id}"):
+                status = await (await attachment.qmp()).execute("query-status")
+        except (VmmFailure, DeadlineExceeded):
+            if start_time_ticks(vm.pid) == vm.start_time_ticks:
+                raise
+            return VmState.EXITED
+        return VmState.RUNNING if status["running"] else VmState.PAUSED
+
+    async def wait_exit(self, vm: VmProcess) -> None:
+        attachment = self._attachment(vm)
+        if attachment is None:
+            return
+        await attachment.follow_console()
+        await attachment.wait_exit()
+        self._forget(vm)
+
+    def console(self, vm: VmProcess) -> Path:
+        return Path(vm.runtime_dir) / CONSOLE_LOG
+
+    async def _restore(self, spec: VmSpec, snapshot: Snapshot) -> VmProcess:
+        with ExitStack() as opened:
+            memory = opened.enter_context(_opened(snapshot.memory_file, os.O_RDONLY))
+            # A description of its own: QEMU reads from where its offset is.
+            state = opened.enter_context(_opened(snapshot.device_state, os.O_RDONLY))
+
+            async def load(attachment: Attachment) -> None:
+                await load_state(await attachment.qmp(), state)
+
+            return await self._launch(
+                spec,
+                memory,
+                argv=lambda descriptors: clone_argv(self._binary, spec, self._accelerator, descriptors, state),
+                inherit=(state,),
+                bring_up=load,
+            )
+
+    async def _launch(
+        self,
+        spec: VmSpec,
+        memory: int,
+        *,
+        argv: Callable[[Descriptors], list[str]],
+        inherit: Sequence[int],
+        bring_up: Callable[[Attachment], Awaitable[None]],
+    ) -> VmProcess:
+        """Start QEMU and bring the machine up; whatever fails or is cancelled, nothing of it is left."""
+        limits = Limits.of(spec)
+        async with AsyncExitStack() as undo:
+            undo.callback(remove_sockets, spec.runtime_dir)
+            undo.callback(console.remove, spec.runtime_dir / CONSOLE_LOG)
+            errors = errtext.create()
+            undo.callback(os.close, errors)
+            pid = _spawn(spec, memory, argv, inherit, errors)
+            attachment = Attachment(ProcessWatch(pid), spec.runtime_dir)
+            undo.callback(attachment.close)
+            undo.push_async_callback(attachment.kill)
+            prefer_for_oom(pid)
+
+            async def start() -> None:
+                await attachment.follow_console()
+                await bring_up(attachment)
+
+            try:
+                # The scope is made while QEMU starts up, and costs the restore nothing.
+                await together(self._scopes.adopt(spec.vm_id, pid, limits), start())
+                started, program = start_time_ticks(pid), executable(pid)
+                if started is None or program is None:
+                    raise VmmFailure("QEMU ended")
+            except VmmFailure as failure:
+                said = errtext.read(errors)
+                raise VmmFailure(f"{spec.vm_id}: {failure.message}{f': {said}' if said else ''}") from failure
+            vm = VmProcess(
+                vm_id=spec.vm_id,
+                pid=pid,
+                start_time_ticks=started,
+                executable=program,
+                control_socket=str(spec.runtime_dir / MONITOR_SOCKET),
+                runtime_dir=str(spec.runtime_dir),
+            )
+            self._attachments[_key(vm)] = attachment
+            undo.pop_all()
+            os.close(errors)
+            return vm
+
+    def _attachment(self, vm: VmProcess) -> Attachment | None:
+        """Return what we hold of `vm`, taken hold of now if need be; None where it has ended."""
+        attachment = self._attachments.get(_key(vm))
+        if attachment is None:
+            watch = ProcessWatch.of(vm)
+            if watch is None:
+                return None
+            attachment = self._attachments[_key(vm)] = Attachment(watch, Path(vm.runtime_dir))
+        return attachment
+
+    async def _control(self, vm: VmProcess) -> QmpClient:
+        attachment = self._attachment(vm)
+        if attachment is None:
+            raise VmmFailure(f"{vm.vm_id} has ended")
+        return await attachment.qmp()
+
+    def _forget(self, vm: VmProcess) -> None:
+        self._booted.pop(_key(vm), None)
+        attachment = self._attachments.pop(_key(vm), None)
+        if attachment is not None:
+            attachment.close()
+
+    async def _identity(self) -> str:
+        return machine.identity((await self.capabilities()).version, self._accelerator)
+
+
+async def _run(attachment: Attachment) -> None:
+    await (await attachment.qmp()).execute("cont")
+
+
+def _spawn(
+    spec: VmSpec, memory: int, argv: Callable[[Descriptors], list[str]], inherit: Sequence[int], errors: int
+) -> int:
+    # Our copies of the sockets are closed at once: if QEMU dies, connecting must fail instead of waiting.
+    with ExitStack() as handed_over:
+        descriptors = Descriptors(
+            monitor=handed_over.enter_context(_listening(spec.runtime_dir / MONITOR_SOCKET)),
+            console=handed_over.enter_context(_listening(spec.runtime_dir / CONSOLE_SOCKET)),
+            memory=memory,
+            disks=tuple(handed_over.enter_context(_opened_disk(disk)) for disk in spec.disks),
+        )
+        tap = () if spec.nic is None else (spec.nic.tap_fd,)
+        return spawn(
+            confined(argv(descriptors), spec.confinement),
+            inherit=(descriptors.monitor, descriptors.console, *descriptors.disks, memory, *tap, *inherit),
+            stderr=errors,
+        )
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[int]:
+    try:
+        listener = sockets.listen(path)
+    except OSError as error:
+        raise VmmFailure(f"{path}: {error.strerror}") from error
+    with listener:
+        yield listener.fileno()
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    try:
+        fd = os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        raise VmmFailure(f"{path}: {error.strerror}") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _opened_disk(disk: Disk) -> AbstractContextManager[int]:
+    return _opened(disk.path, os.O_RDONLY if disk.read_only else os.O_RDWR)
+
+
+@contextmanager
+def _created_memory(spec: VmSpec) -> Iterator[int]:
+    """A sparse file for the machine's RAM, which only its own VMM can write; removed if the block fails."""
+    try:
+        fd = os.open(spec.memory_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise VmmFailure(f"{spec.memory_file}: {error.strerror}") from error
+    try:
+        os.truncate(fd, spec.memory_mib * _MIB)
+        if spec.confinement is not None:
+            os.chown(fd, spec.confinement.uid, spec.confinement.gid)
+        yield fd
+    except BaseException:
+        spec.memory_file.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _check_devices(spec: VmSpec) -> None:
+    devices = len(spec.disks) + (spec.nic is not None)
+    if devices > machine.MAX_DEVICES:
+        raise VmmFailure(f"{spec.vm_id} needs {devices} devices, QEMU's microvm has {machine.MAX_DEVICES}")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _key(vm: VmProcess) -> tuple[int, int]:
+    return vm.pid, vm.start_time_ticks

@@ -1,0 +1,57 @@
+"""Device state to and from a file, by QEMU's migration code. RAM is not in it: it is shared as a file of its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from appliance.domain.errors import VmmFailure
+from appliance.hypervisor.qemu.argv import fd_set
+from appliance.hypervisor.qemu.qmp import Message, QmpClient
+
+_CAPABILITIES = {
+    "capabilities": [
+        # RAM that is mapped shared stays where it is.
+        {"capability": "x-ignore-shared", "state": True},
+        # Tells when it is done, so that nothing is polled.
+        {"capability": "events", "state": True},
+    ]
+}
+
+
+async def save_state(qmp: QmpClient, path: Path) -> None:
+    """Stop the machine and write its device state to `path`, durably and whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o444)
+    try:
+        await qmp.execute_all([("stop", None), ("migrate-set-capabilities", _CAPABILITIES)])
+        handed_over = await qmp.execute("add-fd", fd=fd)
+        await qmp.execute("migrate", {"uri": f"file:{fd_set(handed_over['fdset-id'])}"})
+        if not _completed(await qmp.event("MIGRATION", _ended)):
+            failure = await qmp.execute("query-migrate")
+            raise VmmFailure(f"QEMU could not save its state: {failure.get('error-desc', failure.get('status'))}")
+        os.fsync(fd)
+        partial.replace(path)
+    finally:
+        os.close(fd)
+        partial.unlink(missing_ok=True)
+
+
+async def load_state(qmp: QmpClient, state_fd: int) -> None:
+    """Load the device state that QEMU inherited as descriptor `state_fd`, and return with the machine paused."""
+    await qmp.execute_all(
+        [
+            ("migrate-set-capabilities", _CAPABILITIES),
+            ("migrate-incoming", {"uri": f"file:{fd_set(state_fd)}"}),
+        ]
+    )
+    if not _completed(await qmp.event("MIGRATION", _ended)):
+        raise VmmFailure("QEMU could not load the device state")
+
+
+def _ended(event: Message) -> bool:
+    return event.get("status") in ("completed", "failed", "cancelled")
+
+
+def _completed(event: Message) -> bool:
+    return event.get("status") == "completed"
