@@ -1,6 +1,6 @@
 """Sandboxes, in every generation of routes that released SDKs call."""
 
-from __future__ import annotations
+# No postponed annotations: the routes' dependencies are local names, which FastAPI could not look up later.
 
 import re
 from datetime import datetime

@@ -1,6 +1,6 @@
 """Templates of the caller's team, and public ones by name."""
 
-from __future__ import annotations
+# No postponed annotations: the routes' dependencies are local names, which FastAPI could not look up later.
 
 from typing import Annotated
 

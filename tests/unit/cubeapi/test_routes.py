@@ -1,0 +1,218 @@
+"""CubeAPI's wire: statuses, bodies and headers that released SDKs depend on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from appliance.clients.master import MasterClient
+from appliance.common.clock import FakeClock
+from appliance.common.http import install_error_handlers
+from appliance.cubeapi.app import public_code
+from appliance.cubeapi.auth import Authenticator
+from appliance.cubeapi.routes import sandboxes, templates
+from appliance.cubeapi.settings import CubeApiSettings
+from tests.support.fake_master import FakeMaster
+
+KEY = "e2b_" + "a" * 40
+OTHER_TEAMS_KEY = "e2b_" + "b" * 40
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def master() -> FakeMaster:
+    master = FakeMaster()
+    master.add_key(KEY, "team-a")
+    master.add_key(OTHER_TEAMS_KEY, "team-b")
+    master.add_template("basetemplate", team_id="team-a", alias="base")
+    return master
+
+
+@pytest.fixture
+async def api(master: FakeMaster, clock: FakeClock) -> AsyncIterator[httpx.AsyncClient]:
+    client = cast(MasterClient, master)
+    settings = CubeApiSettings(domain="cube.test")
+    authenticate = Authenticator(client, clock=clock, ttl=timedelta(seconds=1))
+    app = FastAPI()
+    install_error_handlers(app, code_of=public_code)
+    app.include_router(sandboxes.router(client, authenticate, settings))
+    app.include_router(templates.router(client, authenticate))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api", headers={"X-API-Key": KEY}) as http:
+        yield http
+
+
+async def create(api: httpx.AsyncClient, path: str = "/v2/sandboxes", **body: Any) -> dict[str, Any]:
+    response = await api.post(path, json={"templateID": "base", **body})
+    assert response.status_code == 201, response.text
+    return dict(response.json())
+
+
+async def test_create_v2_is_always_secured_and_names_our_domain(api: httpx.AsyncClient, master: FakeMaster) -> None:
+    created = await create(api, timeout=30, metadata={"a": "b"}, envVars={"K": "V"})
+    assert created["envdAccessToken"]
+    assert created["domain"] == "cube.test"
+    assert created["clientID"]
+    assert created["envdVersion"] == "0.6.13"
+    assert master.created[0].env_vars == {"K": "V"}
+
+
+async def test_defaults_differ_by_generation(api: httpx.AsyncClient, master: FakeMaster) -> None:
+    await create(api, "/sandboxes")
+    await create(api, "/v2/sandboxes")
+    assert [(new.timeout_s, new.secure) for new in master.created] == [(15, False), (300, True)]
+
+
+async def test_v1_create_is_open_unless_secure_is_asked_for(api: httpx.AsyncClient) -> None:
+    assert "envdAccessToken" not in await create(api, "/sandboxes")
+    assert (await create(api, "/sandboxes", secure=True))["envdAccessToken"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"X-API-Key": ""}, "API key is missing"),
+        ({"X-API-Key": "nonsense"}, "Invalid API key format"),
+        ({"X-API-Key": "e2b_" + "c" * 40}, "Invalid API key"),
+    ],
+)
+async def test_bad_keys_are_401_with_the_error_body(
+    api: httpx.AsyncClient, headers: dict[str, str], message: str
+) -> None:
+    response = await api.get("/v2/sandboxes", headers=headers)
+    assert response.status_code == 401
+    assert response.json()["code"] == 401
+    assert message in response.json()["message"]
+
+
+async def test_a_revoked_key_is_dead_after_the_cache_time(
+    api: httpx.AsyncClient, master: FakeMaster, clock: FakeClock
+) -> None:
+    assert (await api.get("/v2/sandboxes")).status_code == 200
+    master.keys.clear()
+    assert (await api.get("/v2/sandboxes")).status_code == 200
+    clock.advance(timedelta(seconds=1))
+    assert (await api.get("/v2/sandboxes")).status_code == 401
+    assert master.resolved == 2
+
+
+async def test_another_teams_sandbox_does_not_exist(api: httpx.AsyncClient) -> None:
+    sandbox_id = (await create(api))["sandboxID"]
+    theirs = {"X-API-Key": OTHER_TEAMS_KEY}
+    for method, path, body in (
+        ("GET", "", None),
+        ("DELETE", "", None),
+        ("POST", "/timeout", {"timeout": 5}),
+        ("POST", "/refreshes", {"duration": 5}),
+        ("POST", "/connect", {"timeout": 5}),
+    ):
+        response = await api.request(method, f"/sandboxes/{sandbox_id}{path}", json=body, headers=theirs)
+        assert response.status_code == 404, (method, path)
+        assert response.json()["code"] == 404
+    assert (await api.get("/v2/sandboxes", headers=theirs)).json() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"timeout": 0}, "Timeout must be greater than 0"),
+        ({"timeout": 25 * 3600}, "Timeout cannot be greater than 24 hours"),
+        ({"autoPause": True}, "autoPause is not supported"),
+        ({"network": {"allowPublicTraffic": False}}, "network.allowPublicTraffic is not supported"),
+        ({"mcp": {}}, "mcp is not supported"),
+        ({"volumeMounts": [{"name": "v", "path": "/v"}]}, "volumeMounts is not supported"),
+        ({"metadata": {"a": 1}}, "metadata"),
+    ],
+)
+async def test_what_cannot_be_served_is_refused_by_name(
+    api: httpx.AsyncClient, master: FakeMaster, body: dict[str, Any], message: str
+) -> None:
+    response = await api.post("/v2/sandboxes", json={"templateID": "base", **body})
+    assert response.status_code == 400
+    assert message in response.json()["message"]
+    assert master.created == []
+
+
+async def test_unknown_fields_are_ignored(api: httpx.AsyncClient) -> None:
+    await create(api, fieldOfALaterSdk=True)
+
+
+async def test_unknown_template_is_404(api: httpx.AsyncClient) -> None:
+    response = await api.post("/v2/sandboxes", json={"templateID": "nothing"})
+    assert response.status_code == 404
+    assert response.json() == {"code": 404, "message": "template 'nothing' not found"}
+
+
+async def test_old_sdks_append_the_client_id_to_paths(api: httpx.AsyncClient) -> None:
+    sandbox_id = (await create(api))["sandboxID"]
+    assert (await api.get(f"/sandboxes/{sandbox_id}-6532622b")).status_code == 200
+    assert (await api.get(f"/sandboxes/{sandbox_id}-6532622b-x")).status_code == 400
+
+
+async def test_connect_never_shortens_and_timeout_may(api: httpx.AsyncClient) -> None:
+    sandbox_id = (await create(api, timeout=100))["sandboxID"]
+
+    async def end_at() -> str:
+        return str((await api.get(f"/sandboxes/{sandbox_id}")).json()["endAt"])
+
+    before = await end_at()
+    assert (await api.post(f"/v2/sandboxes/{sandbox_id}/connect", json={"timeout": 10})).status_code == 200
+    assert await end_at() == before
+    assert (await api.post(f"/sandboxes/{sandbox_id}/refreshes")).status_code == 204
+    assert await end_at() == before
+    assert (await api.post(f"/sandboxes/{sandbox_id}/timeout", json={"timeout": 10})).status_code == 204
+    assert await end_at() < before
+
+
+async def test_list_pages_and_filters(api: httpx.AsyncClient) -> None:
+    for n in range(3):
+        await create(api, metadata={"n": str(n), "user name": "a&b"})
+    first = await api.get("/v2/sandboxes", params={"limit": 2})
+    assert len(first.json()) == 2
+    assert first.headers["X-Total-Running"] == "3"
+    rest = await api.get("/v2/sandboxes", params={"limit": 2, "nextToken": first.headers["X-Next-Token"]})
+    assert len(rest.json()) == 1
+    assert "X-Next-Token" not in rest.headers
+    # Each key and value quoted, then the whole: what `urlencode` of the SDK sends.
+    found = await api.get("/v2/sandboxes", params={"metadata": "n=1&user%20name=a%26b"})
+    assert [one["metadata"]["n"] for one in found.json()] == ["1"]
+    assert (await api.get("/v2/sandboxes", params={"template": "nothing"})).json() == []
+    assert (await api.get("/v2/sandboxes", params={"state": "running,paused"})).status_code == 200
+    assert (await api.get("/v2/sandboxes", params={"state": "asleep"})).status_code == 400
+    assert (await api.get("/v2/sandboxes", params={"limit": 101})).status_code == 400
+
+
+async def test_kill_is_204_and_then_404(api: httpx.AsyncClient) -> None:
+    sandbox_id = (await create(api))["sandboxID"]
+    assert (await api.delete(f"/sandboxes/{sandbox_id}")).status_code == 204
+    gone = await api.delete(f"/sandboxes/{sandbox_id}")
+    assert gone.status_code == 404
+    assert "doesn't exist or you don't have access to it" in gone.json()["message"]
+
+
+async def test_alias_lookup_takes_encoded_slashes(api: httpx.AsyncClient, master: FakeMaster) -> None:
+    master.add_template("theirs", team_id="team-b", alias="team-b/tool")
+    master.add_template("shared", team_id="team-b", alias="team-b/shared:v1", public=True)
+    own = await api.get("/templates/aliases/base")
+    assert own.json() == {"templateID": "basetemplate", "public": False}
+    assert (await api.get("/templates/aliases/team-b%2Ftool")).status_code == 403
+    assert (await api.get("/templates/aliases/team-b%2Fshared%3Av1")).json()["templateID"] == "shared"
+    assert (await api.get("/templates/aliases/none")).status_code == 404
+
+
+async def test_template_list_has_every_key_a_generated_client_pops(api: httpx.AsyncClient) -> None:
+    (template,) = (await api.get("/templates")).json()
+    assert set(template) >= {
+        "templateID", "buildID", "cpuCount", "memoryMB", "diskSizeMB", "public", "aliases", "names", "createdAt",
+        "updatedAt", "createdBy", "lastSpawnedAt", "spawnCount", "buildCount", "envdVersion", "buildStatus",
+    }  # fmt: skip
+    assert template["names"] == ["team-a/base"]
