@@ -1,0 +1,116 @@
+"""Jupyter messages: the ones we send, and what the ones we get mean for an execution."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import uuid4
+
+from code_interpreter.events import Event, ExecutionFailed, NumberOfExecutions, Output, Result
+
+Message = Mapping[str, Any]
+
+
+def execute_request(code: str, *, silent: bool = False) -> dict[str, Any]:
+    """Return a request to run `code`. A silent one counts no execution and shows no result."""
+    return {
+        "channel": "shell",
+        "header": {
+            "msg_id": uuid4().hex,
+            "msg_type": "execute_request",
+            "username": "code-interpreter",
+            "session": "code-interpreter",
+            "date": datetime.now(UTC).isoformat(),
+            "version": "5.3",
+        },
+        "parent_header": {},
+        "metadata": {},
+        "content": {
+            "code": code,
+            "silent": silent,
+            "store_history": not silent,
+            "user_expressions": {},
+            "allow_stdin": False,
+            # A failed cell must not make the kernel drop the request behind it, which resets the environment.
+            "stop_on_error": False,
+        },
+        "buffers": [],
+    }
+
+
+def message_id(request: Message) -> str:
+    return str(request["header"]["msg_id"])
+
+
+def parent_id(message: Message) -> str | None:
+    """Return the id of the request that `message` belongs to; some messages belong to none."""
+    return (message.get("parent_header") or {}).get("msg_id")
+
+
+def kernel_was_lost(message: Message) -> bool:
+    """Tell whether the Jupyter server says that the kernel died, whether or not it starts another."""
+    return message.get("msg_type") == "status" and message["content"].get("execution_state") in (
+        "restarting",
+        "dead",
+    )
+
+
+@dataclass(slots=True)
+class Progress:
+    """Follows the messages of one execute request and tells when it is over.
+
+    Output and the reply come on different channels and in any order. Everything to show comes before `idle`,
+    so a request that the kernel took up ends there; one that it refused has no more than a reply.
+    """
+
+    _accepted: bool = field(default=False, init=False)
+    _idle: bool = field(default=False, init=False)
+    _replied: bool = field(default=False, init=False)
+    _failed: bool = field(default=False, init=False)
+
+    @property
+    def finished(self) -> bool:
+        return self._idle and (self._accepted or self._replied)
+
+    def feed(self, message: Message) -> Sequence[Event]:
+        """Return what `message` has for the client, in order."""
+        content = message["content"]
+        events: Sequence[Event] = ()
+        match message["msg_type"]:
+            case "execute_input":
+                self._accepted = True
+                events = [NumberOfExecutions(int(content["execution_count"]))]
+            case "stream":
+                stream: Literal["stdout", "stderr"] = "stderr" if content["name"] == "stderr" else "stdout"
+                events = [Output(stream, content["text"], str(message["header"]["date"]))]
+            case "display_data" | "execute_result" as kind:
+                events = [Result.from_mime_bundle(content["data"], is_main_result=kind == "execute_result")]
+            case "error":
+                events = self._failure(content)
+            case "execute_reply":
+                self._replied = True
+                events = self._reply(content)
+            case "status":
+                self._idle = self._idle or content["execution_state"] == "idle"
+        return events
+
+    def _reply(self, content: Mapping[str, Any]) -> Sequence[Event]:
+        match content["status"]:
+            case "error":
+                return self._failure(content)
+            case "abort" | "aborted":
+                return self._failure({"ename": "ExecutionAborted", "evalue": "Execution was aborted", "traceback": []})
+        return []
+
+    def _failure(self, content: Mapping[str, Any]) -> Sequence[Event]:
+        """Return the failure, once: kernels tell it as output and again in the reply."""
+        if self._failed:
+            return []
+        self._failed = True
+        return [
+            ExecutionFailed(
+                name=str(content.get("ename", "")),
+                value=str(content.get("evalue", "")),
+                traceback="\n".join(content.get("traceback", ())),
+            )
+        ]

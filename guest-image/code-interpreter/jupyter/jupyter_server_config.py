@@ -1,0 +1,19 @@
+"""Configuration of the Jupyter server inside the sandbox. Only the code interpreter talks to it, over loopback."""
+
+c = get_config()  # type: ignore[name-defined]  # noqa: F821
+
+c.ServerApp.ip = "127.0.0.1"
+c.ServerApp.open_browser = False
+c.ServerApp.allow_root = True  # whichever user the sandbox runs as, the sandbox is the boundary
+# Code in the sandbox may reach the kernels anyway, and nothing else reaches loopback.
+c.IdentityProvider.token = ""
+c.ServerApp.disable_check_xsrf = True
+# A kernel's working directory is given relative to this, and may be anywhere.
+c.ServerApp.root_dir = "/"
+# No web pages are served: leave out what only they need.
+c.ServerApp.terminals_enabled = False
+c.ServerApp.jpserver_extensions = {"jupyter_server_terminals": False}
+c.ServerApp.websocket_ping_interval = 0
+# A cell may print as fast as it likes.
+c.ZMQChannelsWebsocketConnection.limit_rate = False
+c.KernelSpecManager.ensure_native_kernel = False

@@ -1,0 +1,51 @@
+#!/bin/bash
+# Supervisor of the code interpreter: starts the Jupyter server and the code interpreter's own server, and
+# starts again whichever ends. The contexts live in the Jupyter server's kernels, so when it ends both start anew.
+set -u
+
+root=$(dirname "$(readlink -f "$0")")
+python=${CODE_INTERPRETER_PYTHON:-$root/venv/bin/python}
+host=${CODE_INTERPRETER_HOST:-0.0.0.0}
+port=${CODE_INTERPRETER_PORT:-49999}
+jupyter_port=${CODE_INTERPRETER_JUPYTER_PORT:-8888}
+restart_delay=0.2 # seconds; keeps a program that cannot start from using up the processor
+
+export CODE_INTERPRETER_JUPYTER_URL=http://127.0.0.1:$jupyter_port
+export HOME=${HOME:-/home/user}
+jupyter= server=
+
+start_jupyter() {
+    JUPYTER_PATH=$root/jupyter "$python" "$root/bin/jupyter" server \
+        --config="$root/jupyter/jupyter_server_config.py" \
+        --ServerApp.port="$jupyter_port" --ServerApp.port_retries=0 --log-level=WARN &
+    jupyter=$!
+}
+
+start_server() {
+    (cd "$root" && exec "$python" -m uvicorn main:app --host "$host" --port "$port" --log-level warning \
+        --no-access-log --ws none --timeout-keep-alive 640 --timeout-graceful-shutdown 2) &
+    server=$!
+}
+
+stop() {
+    trap - TERM INT
+    kill "$server" "$jupyter" 2>/dev/null
+    wait
+    exit 0
+}
+trap stop TERM INT
+
+start_jupyter
+start_server
+while true; do
+    wait -n "$jupyter" "$server"
+    sleep "$restart_delay"
+    if ! kill -0 "$jupyter" 2>/dev/null; then
+        kill -9 "$server" 2>/dev/null
+        wait "$server" 2>/dev/null
+        start_jupyter
+        start_server
+    elif ! kill -0 "$server" 2>/dev/null; then
+        start_server
+    fi
+done
