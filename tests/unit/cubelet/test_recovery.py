@@ -1,0 +1,127 @@
+"""Records against the node: each difference has one answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from appliance.contracts.node import EndReason
+from appliance.cubelet.recovery import Observed, reconcile, vmm_pids
+from appliance.cubelet.runtime import SandboxRecord, Stage, VmRecord
+from appliance.cubevs.base import Tap
+from appliance.domain.ids import BuildId, SandboxId, TemplateId, VmId
+from appliance.hypervisor.base import VmProcess
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+BOOT = "this-boot"
+
+
+def record(name: str, stage: Stage, *, tap: int = 1, boot: str = BOOT) -> VmRecord:
+    vm_id = VmId(name)
+    return VmRecord(
+        vm_id=vm_id,
+        template_id=TemplateId("t"),
+        build_id=BuildId("b"),
+        envd_version="0.6.13",
+        uid=100_001,
+        tap_name=f"cubetap{tap}",
+        tap_ifindex=10 + tap,
+        address=IPv4Address("10.88.0.1") + tap,
+        boot_id=boot,
+        stage=stage,
+        process=VmProcess(vm_id, 1000 + tap, 1, "/usr/bin/qemu", f"/run/{name}/qmp", f"/run/{name}"),
+        sandbox=SandboxRecord(sandbox_id=SandboxId("i" + name), started_at=NOW, end_at=NOW, pooled=False)
+        if stage in (Stage.CREATING, Stage.RUNNING, Stage.ENDING)
+        else None,
+    )
+
+
+def tap(number: int) -> Tap:
+    return Tap(f"cubetap{number}", 10 + number, IPv4Address("10.88.0.1") + number)
+
+
+def observed(*alive: str) -> Observed:
+    return Observed(
+        boot_id=BOOT,
+        alive={VmId(name) for name in alive},
+        vmm_pids={},
+        taps=(),
+        runtime_dirs=frozenset(),
+        builds={BuildId("b")},
+    )
+
+
+def test_a_running_sandbox_goes_on() -> None:
+    running = record("v1", Stage.RUNNING)
+    plan = reconcile([running], observed("v1"))
+    assert plan.adopt == (running,)
+    assert plan.leaks == 0
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [
+        (record("v1", Stage.RUNNING), EndReason.VMM_DIED),
+        (record("v1", Stage.RUNNING, boot="an-earlier-boot"), EndReason.NODE_REBOOTED),
+        (record("v1", Stage.CREATING), EndReason.FAILED_START),
+        (record("v1", Stage.ENDING).model_copy(update={"end_reason": EndReason.TIMEOUT}), EndReason.TIMEOUT),
+    ],
+)
+def test_a_sandbox_that_ended_meanwhile_has_its_reason(there: VmRecord, reason: EndReason) -> None:
+    plan = reconcile([there], observed())
+    assert [(one.vm_id, why) for one, why, _ in plan.end] == [("v1", reason)]
+    assert plan.adopt == ()
+
+
+def test_a_process_of_an_earlier_boot_is_never_adopted() -> None:
+    plan = reconcile([record("v1", Stage.RUNNING, boot="an-earlier-boot")], observed("v1"))
+    assert plan.adopt == ()
+
+
+def test_waiting_vms_are_kept_only_for_templates_that_exist() -> None:
+    waiting = record("v1", Stage.WAITING)
+    assert reconcile([waiting], observed("v1")).adopt_waiting == (waiting,)
+    without = replace(observed("v1"), builds=frozenset[BuildId]())
+    assert reconcile([waiting], without).destroy == (waiting,)
+
+
+def test_what_belongs_to_nobody_is_destroyed() -> None:
+    preparing = record("v1", Stage.PREPARING)
+    plan = reconcile([preparing], observed("v1"))
+    assert plan.destroy == (preparing,)
+    assert plan.leaks == 1
+
+
+def test_unrecorded_processes_and_directories_are_strays_and_unused_taps_are_free() -> None:
+    running = record("v1", Stage.RUNNING, tap=1)
+    seen = replace(
+        observed("v1"),
+        vmm_pids={VmId("v1"): (1001,), VmId("v9"): (77, 78)},
+        runtime_dirs={VmId("v1"), VmId("v9")},
+        taps=(tap(1), tap(2)),
+    )
+    plan = reconcile([running], seen)
+    assert plan.stray_pids == (77, 78)
+    assert plan.stray_dirs == ("v9",)
+    assert plan.free_taps == (tap(2),)
+
+
+def test_a_second_process_of_an_adopted_vm_is_a_stray() -> None:
+    seen = replace(observed("v1"), vmm_pids={VmId("v1"): (1001, 2002)})
+    assert reconcile([record("v1", Stage.RUNNING)], seen).stray_pids == (2002,)
+
+
+def test_vmm_processes_are_found_by_their_runtime_directory(tmp_path: Path) -> None:
+    for pid, command in {
+        "41": b"qemu\0-chardev\0socket,path=/run/cube/vm/vaa/qmp.sock,server=on\0",
+        "42": b"qemu\0-D\0/run/cube/vm/vaa/log\0",
+        "43": b"sleep\0/run/cube/vm-else/vbb\0",
+        "self": b"x /run/cube/vm/vzz/\0",
+    }.items():
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "cmdline").write_bytes(command)
+    assert {vm: sorted(pids) for vm, pids in vmm_pids(Path("/run/cube/vm"), tmp_path).items()} == {"vaa": [41, 42]}
