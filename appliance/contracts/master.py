@@ -90,7 +90,8 @@ class NewSandbox(_Wire):
     allow_internet: bool = True
     allow_out: tuple[str, ...] = ()
     deny_out: tuple[str, ...] = ()
-    idempotency_key: str | None = None
+    idempotency_key: str | None = Field(default=None, pattern=r"^[!-~]{1,255}$")
+    """The same key of the same team is the same sandbox, until that could not be started."""
 
 
 class SandboxView(_Wire):

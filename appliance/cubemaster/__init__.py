@@ -1,0 +1,1 @@
+"""CubeMaster: scheduling, state and the template catalogue; the only owner of the database."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from appliance.domain.ids import NodeId, SandboxId
 from appliance.domain.placement import Resources
@@ -59,8 +60,11 @@ class HeartbeatWatch:
         self._seen.clear()
 
 
-class AbsenceWatch:
-    """Finds sandboxes that their node stopped listing, and did not explain within a grace.
+_Id = TypeVar("_Id", bound=Hashable)
+
+
+class AbsenceWatch(Generic[_Id]):
+    """Finds things of a node that it stopped listing, and did not explain within a grace.
 
     A sandbox may end between a node's look at its list and ours at the record, and the reason follows in a message of
     its own: only an absence that lasts means that the node knows nothing of it.
@@ -68,9 +72,9 @@ class AbsenceWatch:
 
     def __init__(self, grace: timedelta) -> None:
         self._grace_s = grace.total_seconds()
-        self._since: dict[NodeId, dict[SandboxId, float]] = {}
+        self._since: dict[NodeId, dict[_Id, float]] = {}
 
-    def lasting(self, node: NodeId, absent: Iterable[SandboxId], *, at: float) -> frozenset[SandboxId]:
+    def lasting(self, node: NodeId, absent: Iterable[_Id], *, at: float) -> frozenset[_Id]:
         """Return those of `absent` that have been absent for the whole grace. `at` is monotonic seconds."""
         before = self._since.get(node, {})
         self._since[node] = {one: before.get(one, at) for one in absent}

@@ -42,6 +42,8 @@ class ReplicaState(StrEnum):
     BUILDING = "building"
     READY = "ready"
     ERROR = "error"
+    DELETING = "deleting"
+    """Its template was deleted; the node has yet to free it."""
 
 
 def build_status(replicas: Collection[ReplicaState]) -> BuildStatus:
@@ -88,10 +90,8 @@ class Build:
         """Return it BUILDING: at least one node has it."""
         return self._to(BuildStatus.BUILDING)
 
-    def ready(self, *, disk_size_mib: int, envd_version: str, at: datetime) -> Build:
-        return replace(
-            self._to(BuildStatus.READY), disk_size_mib=disk_size_mib, envd_version=envd_version, finished_at=at
-        )
+    def ready(self, *, at: datetime) -> Build:
+        return replace(self._to(BuildStatus.READY), finished_at=at)
 
     def failed(self, reason: str, *, step: str | None, at: datetime) -> Build:
         return replace(self._to(BuildStatus.ERROR), reason=reason, step=step, finished_at=at)
@@ -113,7 +113,7 @@ class Replica:
     state: ReplicaState
     log_offset: int = 0
     """Log entries taken from the node so far."""
-    attempt: int = 1
+    attempt: int = 0
     """How often the node was asked to build it: a node that forgot is asked once more."""
     reason: str | None = None
     step: str | None = None

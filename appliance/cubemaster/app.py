@@ -1,0 +1,133 @@
+"""Everything CubeMaster is made of, put together by hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from fastapi import FastAPI
+from redis.asyncio import Redis
+
+import appliance
+from appliance.common.clock import Clock, SystemClock
+from appliance.common.http import install_error_handlers
+from appliance.common.supervisor import Supervisor
+from appliance.cubemaster.metrics import Metrics
+from appliance.cubemaster.persistence.database import Database, database_url, make_engine
+from appliance.cubemaster.reconcilers.builds import BuildReconciler
+from appliance.cubemaster.reconcilers.deleted_templates import DeletedTemplateReconciler
+from appliance.cubemaster.reconcilers.lost_nodes import LostNodeReconciler
+from appliance.cubemaster.reconcilers.unfinished_sandboxes import UnfinishedSandboxReconciler
+from appliance.cubemaster.routes.keys import keys_router
+from appliance.cubemaster.routes.nodes import nodes_router
+from appliance.cubemaster.routes.process import process_router
+from appliance.cubemaster.routes.sandboxes import sandboxes_router
+from appliance.cubemaster.routes.templates import templates_router
+from appliance.cubemaster.services.catalogue import Catalogue
+from appliance.cubemaster.services.endings import Endings
+from appliance.cubemaster.services.keys import KeyService
+from appliance.cubemaster.services.node_clients import NodeClients
+from appliance.cubemaster.services.nodes import NodeService
+from appliance.cubemaster.services.route_table import RouteTable
+from appliance.cubemaster.services.sandboxes import SandboxService
+from appliance.cubemaster.services.templates import TemplateService
+from appliance.cubemaster.settings import CubeMasterSettings
+
+_NODE_WATCH_INTERVAL = timedelta(seconds=1)
+_UNFINISHED_INTERVAL = timedelta(seconds=5)
+_DELETED_INTERVAL = timedelta(seconds=5)
+_CREATE_MARGIN = timedelta(seconds=15)
+"""What a create may take besides the node's part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    envd_seed: str = field(repr=False)
+    mysql_password: str | None = field(repr=False)
+    redis_password: str | None = field(repr=False)
+
+
+def create_app(
+    settings: CubeMasterSettings,
+    secrets: Secrets,
+    *,
+    clock: Clock | None = None,
+) -> FastAPI:
+    """Return the app. Its loops run while its lifespan does."""
+    clock = clock or SystemClock()
+    metrics = Metrics()
+    background = Supervisor()
+    engine = make_engine(
+        database_url(
+            socket=settings.database.socket,
+            name=settings.database.name,
+            user=settings.database.user,
+            password=secrets.mysql_password,
+        ),
+        connections=settings.database.connections,
+    )
+    database = Database(engine, connections=settings.database.connections)
+    redis = Redis(
+        unix_socket_path=str(settings.redis.socket),
+        username=settings.redis.username,
+        password=secrets.redis_password,
+    )
+    create_deadline = timedelta(seconds=settings.nodes.create_deadline_s)
+    nodes = NodeClients(
+        database,
+        deadline=timedelta(seconds=settings.nodes.call_deadline_s),
+        create_deadline=create_deadline,
+    )
+    catalogue = Catalogue(clock)
+    route_table = RouteTable(redis, database)
+    endings = Endings(database, route_table, metrics)
+    sandboxes = SandboxService(
+        database=database,
+        catalogue=catalogue,
+        nodes=nodes,
+        routes=route_table,
+        endings=endings,
+        clock=clock,
+        metrics=metrics,
+        token_seed=secrets.envd_seed,
+        create_deadline=create_deadline,
+    )
+    node_service = NodeService(
+        database=database,
+        nodes=nodes,
+        endings=endings,
+        background=background,
+        clock=clock,
+        metrics=metrics,
+        missing_grace=timedelta(seconds=settings.nodes.missing_grace_s),
+    )
+    builds = BuildReconciler(database, nodes, clock, metrics, deadline=timedelta(seconds=settings.builds.deadline_s))
+    lost_nodes = LostNodeReconciler(database, endings, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s))
+    unfinished = UnfinishedSandboxReconciler(database, sandboxes, clock, create_limit=create_deadline + _CREATE_MARGIN)
+    deleted_templates = DeletedTemplateReconciler(database, nodes)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            async with background:
+                background.every(timedelta(seconds=settings.builds.poll_interval_s), builds.step, name="builds")
+                background.every(timedelta(seconds=settings.route_check_interval_s), route_table.check, name="routes")
+                background.every(_NODE_WATCH_INTERVAL, lost_nodes.step, name="lost nodes")
+                background.every(_UNFINISHED_INTERVAL, unfinished.step, name="unfinished sandboxes")
+                background.every(_DELETED_INTERVAL, deleted_templates.step, name="deleted templates")
+                yield
+        finally:
+            await nodes.close()
+            await redis.aclose()
+            database.close()
+
+    app = FastAPI(title="CubeMaster", version=appliance.__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
+    install_error_handlers(app)
+    app.include_router(process_router(metrics))
+    app.include_router(sandboxes_router(sandboxes))
+    app.include_router(keys_router(KeyService(database, clock)))
+    app.include_router(templates_router(TemplateService(database, catalogue, clock)))
+    app.include_router(nodes_router(node_service))
+    return app

@@ -1,0 +1,191 @@
+"""Between the wire and the domain, both ways. Nothing else knows both."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+
+from appliance.contracts import master as wire
+from appliance.contracts.node import BuildLogEntry, BuildRequest, EndReason, NodeStatus, RegistryLogin
+from appliance.cubemaster.persistence.keys import KeyRecord
+from appliance.cubemaster.persistence.nodes import NodeUsage
+from appliance.cubemaster.persistence.sandboxes import Position
+from appliance.cubemaster.persistence.templates import TemplateRecord
+from appliance.domain.errors import InvalidRequest
+from appliance.domain.ids import NodeId
+from appliance.domain.node import Node, NodeState
+from appliance.domain.placement import Resources
+from appliance.domain.sandbox import Sandbox
+from appliance.domain.template import Build, BuildSpec
+
+
+def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxView:
+    # Built from our own row: `model_construct` spares each create a validation that cannot fail.
+    return wire.SandboxView.model_construct(
+        sandbox_id=sandbox.sandbox_id,
+        team_id=sandbox.team_id,
+        template_id=sandbox.template_id,
+        build_id=sandbox.build_id,
+        alias=sandbox.alias,
+        state=wire.SandboxState(sandbox.state),
+        started_at=sandbox.started_at,
+        end_at=sandbox.end_at,
+        vcpus=sandbox.resources.vcpus,
+        memory_mib=sandbox.resources.memory_mib,
+        disk_size_mib=sandbox.disk_size_mib,
+        metadata=dict(sandbox.metadata),
+        allow_internet=sandbox.allow_internet,
+        envd_version=sandbox.envd_version,
+        access_token=access_token,
+        node_id=sandbox.node_id,
+        end_reason=EndReason(sandbox.end.reason) if sandbox.end else None,
+        end_detail=sandbox.end.detail if sandbox.end else None,
+        ended_at=sandbox.end.at if sandbox.end else None,
+    )
+
+
+def cursor_of(position: Position | None) -> str | None:
+    if position is None:
+        return None
+    return base64.urlsafe_b64encode(f"{position.started_at.isoformat()}__{position.sandbox_id}".encode()).decode()
+
+
+def position_of(cursor: str | None) -> Position | None:
+    if cursor is None:
+        return None
+    try:
+        started_at, _, sandbox_id = base64.urlsafe_b64decode(cursor).decode().partition("__")
+        return Position(aware(datetime.fromisoformat(started_at)), sandbox_id)
+    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
+        raise InvalidRequest("invalid cursor; use the one a page came with") from error
+
+
+def aware(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise InvalidRequest(f"the time {at.isoformat()} has no time zone; add one, such as Z")
+    return at
+
+
+def key_view(key: KeyRecord) -> wire.KeyView:
+    return wire.KeyView(
+        key_id=key.key_id,
+        team=key.team_slug,
+        name=key.name,
+        mask=key.mask,
+        created_at=key.created_at,
+        last_used_at=key.last_used_at,
+    )
+
+
+def created_key(key: KeyRecord, secret: str) -> wire.CreatedKey:
+    return wire.CreatedKey(**key_view(key).model_dump(), key=secret)
+
+
+def resolved_key(key: KeyRecord) -> wire.ResolvedKey:
+    return wire.ResolvedKey(key_id=key.key_id, team_id=key.team_id, team_slug=key.team_slug)
+
+
+def build_spec(new: wire.NewTemplate) -> BuildSpec:
+    return BuildSpec(
+        image=new.image,
+        registry_login=(new.registry.username, new.registry.password) if new.registry else None,
+        resources=Resources(new.vcpus, new.memory_mib),
+        writable_layer_mib=new.writable_layer_mib,
+        start_cmd=new.start_cmd,
+        ready_cmd=new.ready_cmd,
+        probe_port=new.probe_port,
+        exposed_ports=new.exposed_ports,
+    )
+
+
+def build_request(build: Build) -> BuildRequest:
+    spec = build.spec
+    login = spec.registry_login
+    return BuildRequest(
+        template_id=build.template_id,
+        build_id=build.build_id,
+        image=spec.image,
+        registry=RegistryLogin(username=login[0], password=login[1]) if login else None,
+        vcpus=spec.resources.vcpus,
+        memory_mib=spec.resources.memory_mib,
+        writable_layer_mib=spec.writable_layer_mib,
+        start_cmd=spec.start_cmd,
+        ready_cmd=spec.ready_cmd,
+        probe_port=spec.probe_port,
+        exposed_ports=spec.exposed_ports,
+    )
+
+
+def build_view(build: Build, logs: tuple[BuildLogEntry, ...] = ()) -> wire.BuildView:
+    return wire.BuildView(
+        template_id=build.template_id,
+        build_id=build.build_id,
+        status=wire.BuildStatus(build.status),
+        reason=build.reason,
+        step=build.step,
+        logs=logs,
+        created_at=build.created_at,
+        finished_at=build.finished_at,
+    )
+
+
+def template_view(record: TemplateRecord) -> wire.TemplateView:
+    build = record.build
+    return wire.TemplateView(
+        template_id=record.template_id,
+        build_id=build.build_id,
+        team_id=record.team_id,
+        team_slug=record.team_slug,
+        aliases=record.aliases,
+        public=record.public,
+        vcpus=build.spec.resources.vcpus,
+        memory_mib=build.spec.resources.memory_mib,
+        disk_size_mib=build.disk_size_mib or build.spec.writable_layer_mib,
+        envd_version=build.envd_version or "",
+        status=wire.BuildStatus(build.status),
+        reason=build.reason,
+        image=build.spec.image,
+        nodes=record.nodes,
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+        last_spawned_at=record.last_spawned_at,
+        spawn_count=record.spawn_count,
+        build_count=record.build_count,
+    )
+
+
+def node_from_status(status: NodeStatus, *, now: datetime) -> Node:
+    return Node(
+        node_id=NodeId(status.node_id),
+        state=NodeState.READY if status.ready else NodeState.NOT_READY,
+        detail=status.detail,
+        endpoint=status.endpoint,
+        version=status.version,
+        boot_id=status.boot_id,
+        vmm=status.vmm,
+        accelerator=status.accelerator,
+        capacity=Resources(status.vcpus, status.memory_mib),
+        disk_free_mib=status.disk_free_mib,
+        last_heartbeat_at=now,
+    )
+
+
+def node_view(usage: NodeUsage) -> wire.NodeView:
+    node = usage.node
+    return wire.NodeView(
+        node_id=node.node_id,
+        state=node.state.value,
+        detail=node.detail,
+        endpoint=node.endpoint,
+        version=node.version,
+        vmm=node.vmm,
+        accelerator=node.accelerator,
+        vcpus=node.capacity.vcpus,
+        vcpus_reserved=usage.reserved.vcpus,
+        memory_mib=node.capacity.memory_mib,
+        memory_reserved_mib=usage.reserved.memory_mib,
+        disk_free_mib=node.disk_free_mib,
+        sandboxes=usage.sandboxes,
+        last_heartbeat_at=node.last_heartbeat_at,
+    )

@@ -1,0 +1,271 @@
+"""Builds: the request, its lease, its replicas on nodes, and its log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy.dialects.mysql import insert as mysql_insert
+
+from appliance.cubemaster.persistence.tables import build_logs, builds, replicas, templates
+from appliance.domain.ids import BuildId, NodeId, TemplateId
+from appliance.domain.placement import Resources
+from appliance.domain.template import Build, BuildSpec, BuildStatus, Replica, ReplicaState
+
+_ACTIVE = (BuildStatus.WAITING, BuildStatus.BUILDING)
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    at: datetime
+    level: str
+    message: str
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldReplica:
+    state: ReplicaState
+    pooled: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBuild:
+    """A build on a node, with what the node needs to remove it."""
+
+    node_id: NodeId
+    template_id: TemplateId
+    build_id: BuildId
+
+
+class BuildRepository:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add(self, build: Build) -> None:
+        spec = build.spec
+        username, password = spec.registry_login or (None, None)
+        self._connection.execute(
+            insert(builds),
+            {
+                "build_id": build.build_id,
+                "template_id": build.template_id,
+                "tag": build.tag,
+                "status": build.status,
+                "image": spec.image,
+                "registry_username": username,
+                "registry_password": password,
+                "vcpus": spec.resources.vcpus,
+                "memory_mib": spec.resources.memory_mib,
+                "writable_layer_mib": spec.writable_layer_mib,
+                "start_cmd": spec.start_cmd,
+                "ready_cmd": spec.ready_cmd,
+                "probe_port": spec.probe_port,
+                "exposed_ports": list(spec.exposed_ports),
+                "created_at": build.created_at,
+            },
+        )
+
+    def find(self, build_id: str) -> Build | None:
+        row = self._connection.execute(select(builds).where(builds.c.build_id == build_id)).one_or_none()
+        return read_build(row) if row else None
+
+    def newest(self, template_id: TemplateId, *, tag: str) -> Build | None:
+        """Return the newest build meant for that tag, however it went."""
+        row = self._connection.execute(
+            select(builds)
+            .where(builds.c.template_id == template_id, builds.c.tag == tag)
+            .order_by(builds.c.created_at.desc())
+            .limit(1)
+        ).one_or_none()
+        return read_build(row) if row else None
+
+    def of_template(self, template_id: TemplateId) -> list[Build]:
+        rows = self._connection.execute(select(builds).where(builds.c.template_id == template_id))
+        return [read_build(row) for row in rows]
+
+    # Leases: whoever holds one works on the build outside any transaction; only its token may write the result.
+
+    def lease(self, *, token: str, now: datetime, until: datetime, limit: int) -> list[Build]:
+        """Take up to `limit` unfinished builds that nobody works on."""
+        rows = self._connection.execute(
+            select(builds)
+            .where(builds.c.status.in_(_ACTIVE), or_(builds.c.lease_until.is_(None), builds.c.lease_until < now))
+            .order_by(builds.c.created_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).all()
+        if rows:
+            self._connection.execute(
+                update(builds)
+                .where(builds.c.build_id.in_([row.build_id for row in rows]))
+                .values(lease_token=token, lease_until=until)
+            )
+        return [read_build(row) for row in rows]
+
+    def save(self, build: Build, *, token: str) -> bool:
+        """Write how far it is and give the lease back; return False if the lease went to somebody else."""
+        login = build.spec.registry_login
+        result = self._connection.execute(
+            update(builds)
+            .where(builds.c.build_id == build.build_id, builds.c.lease_token == token)
+            .values(
+                status=build.status,
+                reason=build.reason,
+                step=build.step,
+                disk_size_mib=build.disk_size_mib,
+                envd_version=build.envd_version,
+                finished_at=build.finished_at,
+                registry_username=login[0] if login else None,
+                registry_password=login[1] if login else None,
+                lease_token=None,
+                lease_until=None,
+            )
+        )
+        return result.rowcount == 1
+
+    def cancel(self, build_id: BuildId, *, reason: str, now: datetime) -> None:
+        """End an unfinished build and take it from whoever works on it."""
+        self._connection.execute(
+            update(builds)
+            .where(builds.c.build_id == build_id, builds.c.status.in_(_ACTIVE))
+            .values(
+                status=BuildStatus.ERROR,
+                reason=reason,
+                finished_at=now,
+                registry_username=None,
+                registry_password=None,
+                lease_token=None,
+                lease_until=None,
+            )
+        )
+
+    # Log
+
+    def append_log(self, build_id: BuildId, entries: Sequence[LogEntry]) -> None:
+        """Add entries at the end. The caller has written the build's row in this transaction, which orders writers."""
+        if not entries:
+            return
+        last = self._connection.scalar(select(func.max(build_logs.c.seq)).where(build_logs.c.build_id == build_id))
+        first = 0 if last is None else last + 1
+        self._connection.execute(
+            insert(build_logs),
+            [
+                {
+                    "build_id": build_id,
+                    "seq": first + index,
+                    "at": entry.at,
+                    "level": entry.level,
+                    "message": entry.message,
+                    "step": entry.step,
+                }
+                for index, entry in enumerate(entries)
+            ],
+        )
+
+    def log(self, build_id: str, *, offset: int, limit: int) -> list[LogEntry]:
+        rows = self._connection.execute(
+            select(build_logs.c.at, build_logs.c.level, build_logs.c.message, build_logs.c.step)
+            .where(build_logs.c.build_id == build_id, build_logs.c.seq >= offset)
+            .order_by(build_logs.c.seq)
+            .limit(limit)
+        )
+        return [LogEntry(*row) for row in rows]
+
+    # Replicas
+
+    def replicas(self, build_id: BuildId) -> list[Replica]:
+        rows = self._connection.execute(
+            select(replicas).where(replicas.c.build_id == build_id).order_by(replicas.c.node_id)
+        )
+        return [
+            Replica(
+                node_id=NodeId(row.node_id),
+                build_id=BuildId(row.build_id),
+                state=ReplicaState(row.state),
+                log_offset=row.log_offset,
+                attempt=row.attempt,
+                reason=row.reason,
+                step=row.step,
+            )
+            for row in rows
+        ]
+
+    def put_replica(self, replica: Replica) -> None:
+        values = {
+            "state": replica.state,
+            "log_offset": replica.log_offset,
+            "attempt": replica.attempt,
+            "reason": replica.reason,
+            "step": replica.step,
+        }
+        self._connection.execute(
+            mysql_insert(replicas)
+            .values(build_id=replica.build_id, node_id=replica.node_id, pooled=0, **values)
+            .on_duplicate_key_update(**values)
+        )
+
+    def held_by(self, node_id: NodeId) -> dict[BuildId, HeldReplica]:
+        rows = self._connection.execute(
+            select(replicas.c.build_id, replicas.c.state, replicas.c.pooled).where(replicas.c.node_id == node_id)
+        )
+        return {BuildId(build): HeldReplica(ReplicaState(state), pooled) for build, state, pooled in rows}
+
+    def is_usable(self, build_id: str) -> bool:
+        """Return whether the build is READY and its template was not deleted."""
+        found = self._connection.scalar(
+            select(builds.c.build_id)
+            .join(templates, templates.c.template_id == builds.c.template_id)
+            .where(
+                builds.c.build_id == build_id,
+                builds.c.status == BuildStatus.READY,
+                templates.c.deleted_at.is_(None),
+            )
+        )
+        return found is not None
+
+    def set_pooled(self, node_id: NodeId, build_id: BuildId, pooled: int) -> None:
+        self._connection.execute(
+            update(replicas).where(replicas.c.node_id == node_id, replicas.c.build_id == build_id).values(pooled=pooled)
+        )
+
+    def remove_replica(self, node_id: NodeId, build_id: BuildId) -> None:
+        self._connection.execute(delete(replicas).where(replicas.c.node_id == node_id, replicas.c.build_id == build_id))
+
+    def of_deleted_templates(self) -> list[HeldBuild]:
+        """Return what nodes still hold of templates that were deleted."""
+        rows = self._connection.execute(
+            select(replicas.c.node_id, builds.c.template_id, replicas.c.build_id)
+            .join(builds, builds.c.build_id == replicas.c.build_id)
+            .join(templates, templates.c.template_id == builds.c.template_id)
+            .where(templates.c.deleted_at.is_not(None))
+        )
+        return [HeldBuild(NodeId(node), TemplateId(template), BuildId(build)) for node, template, build in rows]
+
+
+def read_build(row: Row[tuple[object, ...]]) -> Build:
+    """Return the build in the columns of `builds` that `row` has."""
+    return Build(
+        build_id=BuildId(row.build_id),
+        template_id=TemplateId(row.template_id),
+        tag=row.tag,
+        status=BuildStatus(row.status),
+        spec=BuildSpec(
+            image=row.image,
+            registry_login=(row.registry_username, row.registry_password) if row.registry_username else None,
+            resources=Resources(row.vcpus, row.memory_mib),
+            writable_layer_mib=row.writable_layer_mib,
+            start_cmd=row.start_cmd,
+            ready_cmd=row.ready_cmd,
+            probe_port=row.probe_port,
+            exposed_ports=tuple(row.exposed_ports),
+        ),
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        reason=row.reason,
+        step=row.step,
+        disk_size_mib=row.disk_size_mib,
+        envd_version=row.envd_version,
+    )

@@ -1,0 +1,177 @@
+"""Nodes, their heartbeats, and the reservations on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy.dialects.mysql import insert as mysql_insert
+
+from appliance.cubemaster.persistence.tables import nodes, replicas, sandboxes
+from appliance.domain.ids import BuildId, NodeId
+from appliance.domain.node import Node, NodeState
+from appliance.domain.placement import Candidate, Resources
+from appliance.domain.sandbox import LIVE
+from appliance.domain.template import ReplicaState
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUsage:
+    node: Node
+    reserved: Resources
+    sandboxes: int
+
+
+class NodeRepository:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def boot_id(self, node_id: NodeId) -> str | None:
+        """Return the boot id of the last heartbeat and lock the row; None for a node that is new."""
+        return self._connection.scalar(select(nodes.c.boot_id).where(nodes.c.node_id == node_id).with_for_update())
+
+    def record_heartbeat(self, node: Node) -> None:
+        """Register the node, or take over what it now says of itself."""
+        said = {
+            "state": node.state,
+            "detail": node.detail,
+            "endpoint": node.endpoint,
+            "version": node.version,
+            "boot_id": node.boot_id,
+            "vmm": node.vmm,
+            "accelerator": node.accelerator,
+            "vcpus": node.capacity.vcpus,
+            "memory_mib": node.capacity.memory_mib,
+            "disk_free_mib": node.disk_free_mib,
+            "last_heartbeat_at": node.last_heartbeat_at,
+        }
+        statement = mysql_insert(nodes).values(
+            node_id=node.node_id, vcpus_reserved=0, memory_reserved_mib=0, heartbeats=1, **said
+        )
+        self._connection.execute(statement.on_duplicate_key_update(**said, heartbeats=nodes.c.heartbeats + 1))
+
+    def all(self) -> list[NodeUsage]:
+        counted = (
+            select(sandboxes.c.node_id, func.count().label("sandboxes"))
+            .where(sandboxes.c.state.in_(LIVE))
+            .group_by(sandboxes.c.node_id)
+            .subquery()
+        )
+        rows = self._connection.execute(
+            select(nodes, func.coalesce(counted.c.sandboxes, 0).label("sandboxes"))
+            .outerjoin(counted, counted.c.node_id == nodes.c.node_id)
+            .order_by(nodes.c.node_id)
+        )
+        return [
+            NodeUsage(
+                node=_node(row),
+                reserved=Resources(row.vcpus_reserved, row.memory_reserved_mib),
+                sandboxes=row.sandboxes,
+            )
+            for row in rows
+        ]
+
+    def find(self, node_id: NodeId) -> Node | None:
+        row = self._connection.execute(select(nodes).where(nodes.c.node_id == node_id)).one_or_none()
+        return _node(row) if row else None
+
+    def ready(self) -> list[Node]:
+        rows = self._connection.execute(select(nodes).where(nodes.c.state == NodeState.READY).order_by(nodes.c.node_id))
+        return [_node(row) for row in rows]
+
+    def heartbeat_counters(self) -> Mapping[NodeId, int]:
+        """Return how many heartbeats each node that is not lost has sent."""
+        rows = self._connection.execute(
+            select(nodes.c.node_id, nodes.c.heartbeats).where(nodes.c.state != NodeState.LOST)
+        )
+        return {NodeId(node_id): count for node_id, count in rows}
+
+    def mark_lost(self, node_id: NodeId, *, heartbeats: int) -> bool:
+        """Return False if a heartbeat came after all."""
+        result = self._connection.execute(
+            update(nodes)
+            .where(
+                nodes.c.node_id == node_id,
+                nodes.c.heartbeats == heartbeats,
+                nodes.c.state != NodeState.LOST,
+            )
+            .values(state=NodeState.LOST, detail="no heartbeat; see `journalctl -u cubelet` on the node")
+        )
+        return result.rowcount == 1
+
+    def candidates(self, build_id: BuildId) -> list[Candidate]:
+        """Return the ready nodes that hold the build."""
+        rows = self._connection.execute(
+            select(nodes, replicas.c.pooled)
+            .join(replicas, replicas.c.node_id == nodes.c.node_id)
+            .where(
+                replicas.c.build_id == build_id,
+                replicas.c.state == ReplicaState.READY,
+                nodes.c.state == NodeState.READY,
+            )
+        )
+        return [
+            Candidate(
+                node_id=NodeId(row.node_id),
+                capacity=Resources(row.vcpus, row.memory_mib),
+                reserved=Resources(row.vcpus_reserved, row.memory_reserved_mib),
+                disk_free_mib=row.disk_free_mib,
+                pooled=row.pooled,
+            )
+            for row in rows
+        ]
+
+    def reserve(self, node_id: NodeId, request: Resources, *, build_id: BuildId) -> bool:
+        """Take `request` from the node if it is still there, the node ready and the build on it; return whether."""
+        held = (
+            select(replicas.c.build_id)
+            .where(
+                replicas.c.build_id == build_id,
+                replicas.c.node_id == node_id,
+                replicas.c.state == ReplicaState.READY,
+            )
+            .exists()
+        )
+        result = self._connection.execute(
+            update(nodes)
+            .where(
+                nodes.c.node_id == node_id,
+                nodes.c.state == NodeState.READY,
+                nodes.c.vcpus_reserved + request.vcpus <= nodes.c.vcpus,
+                nodes.c.memory_reserved_mib + request.memory_mib <= nodes.c.memory_mib,
+                held,
+            )
+            .values(
+                vcpus_reserved=nodes.c.vcpus_reserved + request.vcpus,
+                memory_reserved_mib=nodes.c.memory_reserved_mib + request.memory_mib,
+            )
+        )
+        return result.rowcount == 1
+
+    def release(self, node_id: NodeId, held: Resources) -> None:
+        """Give `held` back. The caller has just ended the sandbox that held it, in this transaction."""
+        self._connection.execute(
+            update(nodes)
+            .where(nodes.c.node_id == node_id)
+            .values(
+                vcpus_reserved=nodes.c.vcpus_reserved - held.vcpus,
+                memory_reserved_mib=nodes.c.memory_reserved_mib - held.memory_mib,
+            )
+        )
+
+
+def _node(row: Row[tuple[object, ...]]) -> Node:
+    return Node(
+        node_id=NodeId(row.node_id),
+        state=NodeState(row.state),
+        detail=row.detail,
+        endpoint=row.endpoint,
+        version=row.version,
+        boot_id=row.boot_id,
+        vmm=row.vmm,
+        accelerator=row.accelerator,
+        capacity=Resources(row.vcpus, row.memory_mib),
+        disk_free_mib=row.disk_free_mib,
+        last_heartbeat_at=row.last_heartbeat_at,
+    )

@@ -1,0 +1,188 @@
+"""Sandbox rows. A row changes only from the state its reader saw, so two writers never both win."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import JSON, ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from appliance.cubemaster.persistence.tables import sandboxes
+from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
+from appliance.domain.placement import Resources
+from appliance.domain.sandbox import LIVE, End, EndReason, Sandbox, SandboxState
+
+_DUPLICATE_KEY = 1062
+
+
+class DuplicateIdempotencyKey(Exception):
+    """The team already has a sandbox of this key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a page ended: the order is by start, then id."""
+
+    started_at: datetime
+    sandbox_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxFilter:
+    states: Collection[SandboxState]
+    team_id: TeamId | None = None
+    template_id: TemplateId | None = None
+    metadata: Mapping[str, str] | None = None
+    """All of these must match."""
+    started_after: datetime | None = None
+    """Inclusive."""
+
+
+class SandboxRepository:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add(self, sandbox: Sandbox, *, idempotency_key: str | None) -> None:
+        try:
+            self._connection.execute(
+                insert(sandboxes),
+                {
+                    "sandbox_id": sandbox.sandbox_id,
+                    "team_id": sandbox.team_id,
+                    "template_id": sandbox.template_id,
+                    "build_id": sandbox.build_id,
+                    "alias": sandbox.alias,
+                    "node_id": sandbox.node_id,
+                    "state": sandbox.state,
+                    "vcpus": sandbox.resources.vcpus,
+                    "memory_mib": sandbox.resources.memory_mib,
+                    "disk_size_mib": sandbox.disk_size_mib,
+                    "envd_version": sandbox.envd_version,
+                    "secure": sandbox.secure,
+                    "allow_internet": sandbox.allow_internet,
+                    "metadata": dict(sandbox.metadata),
+                    "idempotency_key": idempotency_key,
+                    "started_at": sandbox.started_at,
+                    "end_at": sandbox.end_at,
+                },
+            )
+        except IntegrityError as error:
+            if error.orig is not None and error.orig.args[0] == _DUPLICATE_KEY and idempotency_key:
+                raise DuplicateIdempotencyKey from error
+            raise
+
+    def move(self, sandbox_id: SandboxId, node_id: NodeId) -> None:
+        """Try another node for a sandbox that this transaction has added."""
+        self._connection.execute(update(sandboxes).where(sandboxes.c.sandbox_id == sandbox_id).values(node_id=node_id))
+
+    def find(self, sandbox_id: str, *, team_id: str | None = None, lock: bool = False) -> Sandbox | None:
+        """Return the sandbox in whatever state, unless it belongs to another team than `team_id`."""
+        statement = select(sandboxes).where(sandboxes.c.sandbox_id == sandbox_id)
+        if team_id is not None:
+            statement = statement.where(sandboxes.c.team_id == team_id)
+        if lock:
+            statement = statement.with_for_update()
+        row = self._connection.execute(statement).one_or_none()
+        return _sandbox(row) if row else None
+
+    def find_by_idempotency_key(self, team_id: str, key: str) -> Sandbox | None:
+        row = self._connection.execute(
+            select(sandboxes).where(sandboxes.c.team_id == team_id, sandboxes.c.idempotency_key == key)
+        ).one_or_none()
+        return _sandbox(row) if row else None
+
+    def save(self, sandbox: Sandbox, *, was: SandboxState) -> bool:
+        """Write what may change in a life; return False if the row has left the state it was seen in."""
+        values: dict[str, object] = {
+            "state": sandbox.state,
+            "address": sandbox.address,
+            "envd_version": sandbox.envd_version,
+            "started_at": sandbox.started_at,
+            "end_at": sandbox.end_at,
+        }
+        if sandbox.end:
+            values |= {
+                "end_reason": sandbox.end.reason,
+                "end_detail": sandbox.end.detail,
+                "ended_at": sandbox.end.at,
+            }
+            if sandbox.end.reason is EndReason.FAILED_START:
+                # The caller never got a sandbox for its key: its retry must be able to.
+                values["idempotency_key"] = None
+        result = self._connection.execute(
+            update(sandboxes)
+            .where(sandboxes.c.sandbox_id == sandbox.sandbox_id, sandboxes.c.state == was)
+            .values(values)
+        )
+        return result.rowcount == 1
+
+    def live_on(self, node_id: NodeId) -> list[Sandbox]:
+        rows = self._connection.execute(
+            select(sandboxes).where(sandboxes.c.node_id == node_id, sandboxes.c.state.in_(LIVE))
+        )
+        return [_sandbox(row) for row in rows]
+
+    def in_state(self, state: SandboxState) -> list[Sandbox]:
+        return [_sandbox(row) for row in self._connection.execute(select(sandboxes).where(sandboxes.c.state == state))]
+
+    def live_count_of_template(self, template_id: str) -> int:
+        return self._count(sandboxes.c.template_id == template_id, sandboxes.c.state.in_(LIVE))
+
+    def running_count(self, team_id: str | None) -> int:
+        mine = (sandboxes.c.team_id == team_id,) if team_id is not None else ()
+        return self._count(sandboxes.c.state == SandboxState.RUNNING, *mine)
+
+    def page(self, where: SandboxFilter, *, after: Position | None, ascending: bool, limit: int) -> list[Sandbox]:
+        columns = sandboxes.c
+        conditions: list[ColumnElement[bool]] = [columns.state.in_(where.states)]
+        if where.team_id is not None:
+            conditions.append(columns.team_id == where.team_id)
+        if where.template_id is not None:
+            conditions.append(columns.template_id == where.template_id)
+        if where.started_after is not None:
+            conditions.append(columns.started_at >= where.started_after)
+        if where.metadata:
+            wanted = bindparam("metadata", dict(where.metadata), type_=JSON)
+            conditions.append(func.json_contains(columns.metadata, wanted) == 1)
+        if after is not None:
+            same_start = columns.started_at == after.started_at
+            conditions.append(
+                or_(columns.started_at > after.started_at, and_(same_start, columns.sandbox_id > after.sandbox_id))
+                if ascending
+                else or_(columns.started_at < after.started_at, and_(same_start, columns.sandbox_id < after.sandbox_id))
+            )
+        order = (
+            (columns.started_at.asc(), columns.sandbox_id.asc())
+            if ascending
+            else (columns.started_at.desc(), columns.sandbox_id.desc())
+        )
+        rows = self._connection.execute(select(sandboxes).where(*conditions).order_by(*order).limit(limit))
+        return [_sandbox(row) for row in rows]
+
+    def _count(self, *conditions: ColumnElement[bool]) -> int:
+        statement = select(func.count()).select_from(sandboxes).where(*conditions)
+        return self._connection.scalar(statement) or 0
+
+
+def _sandbox(row: Row[tuple[object, ...]]) -> Sandbox:
+    return Sandbox(
+        sandbox_id=SandboxId(row.sandbox_id),
+        team_id=TeamId(row.team_id),
+        template_id=TemplateId(row.template_id),
+        build_id=BuildId(row.build_id),
+        alias=row.alias,
+        node_id=NodeId(row.node_id),
+        state=SandboxState(row.state),
+        resources=Resources(row.vcpus, row.memory_mib),
+        disk_size_mib=row.disk_size_mib,
+        envd_version=row.envd_version,
+        secure=row.secure,
+        allow_internet=row.allow_internet,
+        started_at=row.started_at,
+        end_at=row.end_at,
+        metadata=row.metadata,
+        address=row.address,
+        end=End(EndReason(row.end_reason), row.end_detail or "", row.ended_at) if row.end_reason else None,
+    )

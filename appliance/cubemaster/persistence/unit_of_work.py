@@ -1,0 +1,22 @@
+"""All repositories over one connection: what one transaction may touch."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from appliance.cubemaster.persistence.builds import BuildRepository
+from appliance.cubemaster.persistence.events import EventRepository
+from appliance.cubemaster.persistence.keys import KeyRepository
+from appliance.cubemaster.persistence.nodes import NodeRepository
+from appliance.cubemaster.persistence.sandboxes import SandboxRepository
+from appliance.cubemaster.persistence.templates import TemplateRepository
+
+
+class UnitOfWork:
+    def __init__(self, connection: Connection) -> None:
+        self.keys = KeyRepository(connection)
+        self.nodes = NodeRepository(connection)
+        self.templates = TemplateRepository(connection)
+        self.builds = BuildRepository(connection)
+        self.sandboxes = SandboxRepository(connection)
+        self.events = EventRepository(connection)

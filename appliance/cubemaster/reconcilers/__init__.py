@@ -1,0 +1,1 @@
+"""Loops that bring the world to what the rows say."""

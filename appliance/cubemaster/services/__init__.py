@@ -1,0 +1,1 @@
+"""What CubeMaster does when it is asked."""

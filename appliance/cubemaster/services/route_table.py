@@ -1,0 +1,106 @@
+"""Routes in Redis, where CubeProxy reads them: a copy of what the rows say, which may vanish at any moment.
+
+A write that fails is never the caller's failure: the proxy asks CubeMaster for a route it does not find. It makes the
+table doubtful, and the next check rebuilds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import timedelta
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from appliance.contracts.master import Route
+from appliance.cubemaster.persistence.database import Database
+from appliance.domain.ids import SandboxId
+from appliance.domain.sandbox import Sandbox, SandboxState
+
+log = structlog.get_logger()
+
+CHANNEL = "cube:routes"
+"""Carries the id of each sandbox whose route changed."""
+_PREFIX = "cube:route:"
+_COMPLETE = "cube:routes-complete"
+"""Present while the table holds every route: what was flushed misses this too."""
+_WRITE_LIMIT = timedelta(milliseconds=250)
+_REBUILD_LIMIT = timedelta(seconds=10)
+_BATCH = 500
+
+
+def route_of(sandbox: Sandbox) -> Route | None:
+    """Return where traffic for the sandbox goes, or None while it goes nowhere."""
+    if sandbox.state is not SandboxState.RUNNING or sandbox.address is None:
+        return None
+    return Route(node=sandbox.node_id, address=sandbox.address, state="running")
+
+
+class RouteTable:
+    def __init__(self, redis: Redis, database: Database) -> None:
+        self._redis = redis
+        self._database = database
+        self._doubtful = False
+
+    async def publish(self, sandbox: Sandbox) -> None:
+        """Make the table say what `sandbox` says: a route, or none."""
+        route = route_of(sandbox)
+        key = _PREFIX + sandbox.sandbox_id
+        try:
+            async with asyncio.timeout(_WRITE_LIMIT.total_seconds()):
+                pipeline = self._redis.pipeline(transaction=False)
+                if route is None:
+                    pipeline.delete(key)
+                else:
+                    pipeline.set(key, route.model_dump_json())
+                pipeline.publish(CHANNEL, sandbox.sandbox_id)
+                await pipeline.execute()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._doubt(error)
+
+    async def check(self) -> None:
+        """Rebuild the table if it was flushed, or if a write to it failed."""
+        try:
+            async with asyncio.timeout(_REBUILD_LIMIT.total_seconds()):
+                if self._doubtful or not await self._redis.exists(_COMPLETE):
+                    await self._rebuild()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._doubt(error)
+
+    async def _rebuild(self) -> None:
+        # Cleared first: a write that fails from here on makes it doubtful again.
+        self._doubtful = False
+        routes = await self._running()
+        for ids in _batches(list(routes)):
+            await self._redis.mset({_PREFIX + one: routes[one].model_dump_json() for one in ids})
+        # What ended since the first look may have been written after it was withdrawn. What ends after the second look
+        # is withdrawn after all these writes.
+        running = await self._running()
+        stale = [one async for one in self._stored() if one not in running]
+        for ids in _batches(stale):
+            await self._redis.delete(*(_PREFIX + one for one in ids))
+        pipeline = self._redis.pipeline(transaction=False)
+        for one in stale:
+            pipeline.publish(CHANNEL, one)
+        pipeline.set(_COMPLETE, "1")
+        await pipeline.execute()
+        log.info("routes_rebuilt", routes=len(routes), stale=len(stale))
+
+    async def _running(self) -> Mapping[SandboxId, Route]:
+        running = await self._database.transact(lambda uow: uow.sandboxes.in_state(SandboxState.RUNNING))
+        return {one.sandbox_id: route for one in running if (route := route_of(one))}
+
+    async def _stored(self) -> AsyncIterator[SandboxId]:
+        async for key in self._redis.scan_iter(match=_PREFIX + "*", count=_BATCH):
+            yield SandboxId(key.decode().removeprefix(_PREFIX))
+
+    def _doubt(self, error: Exception) -> None:
+        if not self._doubtful:
+            log.warning("routes_not_published", error=f"{type(error).__name__}: {error}")
+        self._doubtful = True
+
+
+def _batches(ids: Sequence[SandboxId]) -> Iterator[Sequence[SandboxId]]:
+    return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))

@@ -1,0 +1,336 @@
+"""Sandboxes: create, look, retime, kill. The intent is committed before a node hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from appliance.common.clock import Clock
+from appliance.contracts.node import CreateSandbox, NodeSandbox
+from appliance.cubemaster.metrics import Metrics
+from appliance.cubemaster.persistence.database import Database
+from appliance.cubemaster.persistence.sandboxes import DuplicateIdempotencyKey, Position, SandboxFilter
+from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
+from appliance.cubemaster.services.catalogue import Catalogue, StartableTemplate
+from appliance.cubemaster.services.endings import Endings
+from appliance.cubemaster.services.node_clients import NodeClients
+from appliance.cubemaster.services.route_table import RouteTable
+from appliance.domain.errors import (
+    Conflict,
+    CubeError,
+    DeadlineExceeded,
+    InvalidRequest,
+    NoCapacity,
+    NodeUnreachable,
+    SandboxNotFound,
+    SandboxTransitioning,
+    TemplateNotFound,
+    Unavailable,
+)
+from appliance.domain.ids import NodeId, TeamId, new_sandbox_id
+from appliance.domain.placement import rank
+from appliance.domain.sandbox import EndReason, Sandbox, SandboxState
+
+log = structlog.get_logger()
+
+_TWIN_POLL_S = 0.05
+"""How often a repeated create looks whether the first one has finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A sandbox somebody wants."""
+
+    team_id: TeamId
+    template: str
+    timeout: timedelta
+    metadata: Mapping[str, str]
+    env_vars: Mapping[str, str]
+    secure: bool
+    allow_internet: bool
+    allow_out: tuple[str, ...]
+    deny_out: tuple[str, ...]
+    idempotency_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    sandboxes: tuple[Sandbox, ...]
+    next_position: Position | None
+    total_running: int | None
+
+
+class SandboxService:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        catalogue: Catalogue,
+        nodes: NodeClients,
+        routes: RouteTable,
+        endings: Endings,
+        clock: Clock,
+        metrics: Metrics,
+        token_seed: str,
+        create_deadline: timedelta,
+    ) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._nodes = nodes
+        self._routes = routes
+        self._endings = endings
+        self._clock = clock
+        self._metrics = metrics
+        self._token_seed = token_seed.encode()
+        self._create_deadline = create_deadline
+
+    def access_token(self, sandbox: Sandbox) -> str | None:
+        """Return the token its guest agent demands: derived, so that it survives everything and is stored nowhere."""
+        if not sandbox.secure:
+            return None
+        return hmac.new(self._token_seed, sandbox.sandbox_id.encode(), hashlib.sha256).hexdigest()
+
+    async def create(self, wish: Wish) -> Sandbox:
+        """Return a running sandbox, or raise and leave nothing running."""
+        try:
+            sandbox = await self._create(wish)
+        except DuplicateIdempotencyKey:
+            return await self._twin(wish)
+        except CubeError as error:
+            self._metrics.creates.labels(outcome=type(error).__name__).inc()
+            raise
+        self._metrics.creates.labels(outcome="running").inc()
+        return sandbox
+
+    async def get(self, sandbox_id: str, *, team_id: str | None, ended: bool = False) -> Sandbox:
+        sandbox = await self._database.transact(lambda uow: uow.sandboxes.find(sandbox_id, team_id=team_id))
+        if sandbox is None or (sandbox.state is SandboxState.ENDED and not ended):
+            raise SandboxNotFound(sandbox_id)
+        return sandbox
+
+    async def page(
+        self,
+        where: SandboxFilter,
+        *,
+        template: str | None,
+        after: Position | None,
+        ascending: bool,
+        limit: int,
+    ) -> Page:
+        """Return up to `limit` sandboxes. A template nobody knows has none."""
+
+        def work(uow: UnitOfWork) -> Page:
+            wanted = where
+            if template is not None:
+                try:
+                    wanted = replace(where, template_id=self._catalogue.find(uow, template, team_id=where.team_id))
+                except (TemplateNotFound, InvalidRequest):
+                    return Page((), None, 0)
+            found = uow.sandboxes.page(wanted, after=after, ascending=ascending, limit=limit + 1)
+            shown = tuple(found[:limit])
+            more = Position(shown[-1].started_at, shown[-1].sandbox_id) if len(found) > limit else None
+            running = uow.sandboxes.running_count(where.team_id) if SandboxState.RUNNING in where.states else None
+            return Page(shown, more, running)
+
+        return await self._database.transact(work)
+
+    async def set_timeout(
+        self, sandbox_id: str, remaining: timedelta, *, team_id: str | None, extend_only: bool
+    ) -> Sandbox:
+        """Let it end `remaining` from now; with `extend_only` never earlier than it would."""
+        now = self._clock.now()
+
+        def work(uow: UnitOfWork) -> tuple[Sandbox, bool]:
+            before = uow.sandboxes.find(sandbox_id, team_id=team_id, lock=True)
+            if before is None:
+                raise SandboxNotFound(sandbox_id)
+            after = before.with_timeout(remaining, now=now, extend_only=extend_only)
+            uow.sandboxes.save(after, was=before.state)
+            return after, after.end_at != before.end_at
+
+        sandbox, changed = await self._database.transact(work)
+        if changed:
+            # Should this fail, the row is right and the next heartbeat shows the node's old deadline, which is mended.
+            client = await self._nodes.get(sandbox.node_id)
+            try:
+                await client.set_deadline(sandbox.sandbox_id, sandbox.end_at)
+            except Unavailable as error:
+                raise NodeUnreachable(sandbox.node_id, error.message) from error
+        return sandbox
+
+    async def kill(self, sandbox_id: str, *, team_id: str | None) -> None:
+        """Kill it in whatever state it is. If its node does not answer, it dies when the node does."""
+
+        def work(uow: UnitOfWork) -> Sandbox:
+            before = uow.sandboxes.find(sandbox_id, team_id=team_id, lock=True)
+            if before is None:
+                raise SandboxNotFound(sandbox_id)
+            after = before.killing()
+            uow.sandboxes.save(after, was=before.state)
+            return after
+
+        sandbox = await self._database.transact(work)
+        await self._routes.publish(sandbox)
+        await self.finish_kill(sandbox)
+
+    async def finish_kill(self, sandbox: Sandbox) -> None:
+        """Carry out the intent that a `killing` row records."""
+        await self._delete_on_node(sandbox)
+        await self._endings.end(sandbox.sandbox_id, EndReason.KILLED, detail="", at=self._clock.now())
+
+    async def abandon(self, sandbox: Sandbox, detail: str) -> None:
+        """End a create that did not succeed, once its node surely has nothing of it."""
+        await self._delete_on_node(sandbox)
+        await self._endings.end(sandbox.sandbox_id, EndReason.FAILED_START, detail=detail, at=self._clock.now())
+
+    async def _create(self, wish: Wish) -> Sandbox:
+        started = time.perf_counter()
+        sandbox = await self._database.transact(lambda uow: self._intend(uow, wish))
+        intended = time.perf_counter()
+        made = await self._start_on_node(sandbox, wish)
+        on_node = time.perf_counter()
+        running = await self._record_running(sandbox, made)
+        recorded = time.perf_counter()
+        for stage, seconds in (
+            ("intent", intended - started),
+            ("node", on_node - intended),
+            ("record", recorded - on_node),
+        ):
+            self._metrics.create_seconds.labels(stage=stage).observe(seconds)
+        return running
+
+    def _intend(self, uow: UnitOfWork, wish: Wish) -> Sandbox:
+        """Write the row that says a sandbox shall be, together with the resources it takes."""
+        template = self._catalogue.startable(uow, wish.template, team_id=wish.team_id)
+        ranked = rank(
+            template.resources,
+            disk_mib=template.writable_layer_mib,
+            candidates=uow.nodes.candidates(template.build_id),
+        )
+        sandbox = _intended(wish, template, node_id=ranked[0].node_id, now=self._clock.now())
+        # The row first, the node's counters last: every create on a node queues for the latter until it commits.
+        uow.sandboxes.add(sandbox, idempotency_key=wish.idempotency_key)
+        for candidate in ranked:
+            if candidate.node_id != sandbox.node_id:
+                sandbox = replace(sandbox, node_id=candidate.node_id)
+                uow.sandboxes.move(sandbox.sandbox_id, sandbox.node_id)
+            if uow.nodes.reserve(sandbox.node_id, template.resources, build_id=template.build_id):
+                return sandbox
+        raise NoCapacity("other sandboxes took the last free resources; try again, or add a node")
+
+    async def _start_on_node(self, sandbox: Sandbox, wish: Wish) -> NodeSandbox:
+        request = CreateSandbox(
+            template_id=sandbox.template_id,
+            build_id=sandbox.build_id,
+            end_at=sandbox.end_at,
+            env_vars=dict(wish.env_vars),
+            access_token=self.access_token(sandbox),
+            allow_internet=wish.allow_internet,
+            allow_out=wish.allow_out,
+            deny_out=wish.deny_out,
+        )
+        try:
+            client = await self._nodes.get(sandbox.node_id)
+            return await client.create_sandbox(sandbox.sandbox_id, request)
+        except Unavailable as error:
+            # It may have started without our hearing of it.
+            await self._try_abandon(sandbox, error.message)
+            if type(error) is Unavailable:
+                raise NodeUnreachable(sandbox.node_id, error.message) from error
+            raise
+        except CubeError as error:
+            # The node's own verdict: nothing of it is left there.
+            await self._endings.end(
+                sandbox.sandbox_id, EndReason.FAILED_START, detail=error.message, at=self._clock.now()
+            )
+            raise
+
+    async def _record_running(self, sandbox: Sandbox, made: NodeSandbox) -> Sandbox:
+        running = sandbox.started(address=made.address, envd_version=made.envd_version, at=made.started_at)
+
+        def work(uow: UnitOfWork) -> bool:
+            if not uow.sandboxes.save(running, was=SandboxState.CREATING):
+                return False
+            uow.events.add(
+                "sandbox_started",
+                at=running.started_at,
+                team_id=running.team_id,
+                sandbox_id=running.sandbox_id,
+                node_id=running.node_id,
+                detail={"pooled": str(made.pooled).lower()},
+            )
+            return True
+
+        try:
+            # Side by side: a proxy that learns of the route early finds a sandbox that runs.
+            recorded, _ = await asyncio.gather(self._database.transact(work), self._routes.publish(running))
+        except Unavailable as error:
+            await self._try_abandon(sandbox, error.message)
+            raise
+        if not recorded:
+            # Killed, or given up with its node, while it was starting.
+            await self._try_abandon(sandbox, "it was killed while it was being created")
+            raise SandboxTransitioning(sandbox.sandbox_id, "killed")
+        return running
+
+    async def _twin(self, wish: Wish) -> Sandbox:
+        """Return the sandbox that an earlier call with the same idempotency key made or is making."""
+        key = wish.idempotency_key
+        assert key is not None
+        give_up = self._clock.monotonic() + self._create_deadline.total_seconds()
+        while self._clock.monotonic() < give_up:
+            twin = await self._database.transact(lambda uow: uow.sandboxes.find_by_idempotency_key(wish.team_id, key))
+            if twin is None:
+                # It failed, and gave the key back.
+                return await self.create(wish)
+            if twin.state is SandboxState.RUNNING:
+                return twin
+            if twin.state is not SandboxState.CREATING:
+                raise Conflict(
+                    f"the sandbox of this idempotency key, {twin.sandbox_id}, is '{twin.state}'; use another key"
+                )
+            await asyncio.sleep(_TWIN_POLL_S)
+        raise DeadlineExceeded("the first create of this idempotency key", self._create_deadline.total_seconds())
+
+    async def _try_abandon(self, sandbox: Sandbox, detail: str) -> None:
+        """Abandon it now if that is possible; else the reconciler of unfinished sandboxes will."""
+        # A route may be out already; whatever becomes of the row, nobody shall follow it.
+        await self._routes.publish(replace(sandbox, state=SandboxState.KILLING))
+        try:
+            await self.abandon(sandbox, detail)
+        except Unavailable as error:
+            log.warning("create_not_undone_yet", sandbox_id=sandbox.sandbox_id, error=error.message)
+
+    async def _delete_on_node(self, sandbox: Sandbox) -> None:
+        try:
+            client = await self._nodes.get(sandbox.node_id)
+            await client.delete_sandbox(sandbox.sandbox_id)
+        except Unavailable as error:
+            raise NodeUnreachable(sandbox.node_id, error.message) from error
+
+
+def _intended(wish: Wish, template: StartableTemplate, *, node_id: NodeId, now: datetime) -> Sandbox:
+    return Sandbox(
+        sandbox_id=new_sandbox_id(),
+        team_id=wish.team_id,
+        template_id=template.template_id,
+        build_id=template.build_id,
+        alias=template.alias,
+        node_id=node_id,
+        state=SandboxState.CREATING,
+        resources=template.resources,
+        disk_size_mib=template.disk_size_mib,
+        envd_version=template.envd_version,
+        secure=wish.secure,
+        allow_internet=wish.allow_internet,
+        started_at=now,
+        end_at=now + wish.timeout,
+        metadata=wish.metadata,
+    )
