@@ -53,18 +53,25 @@ class Router:
         try:
             self._gate.check(request, route.access)
             return await route.endpoint(request)
-        except HttpError as error:
-            if request.headers.get("connect-protocol-version") or path.count(".") == 1:
-                code = _RPC_CODES.get(error.status, Code.UNKNOWN)
-                return error_response(RpcError(code, error.message))
-            return _error(error.status, error.message)
-        except UnknownUser as error:
-            return _error(401, str(error))
-        except ClientDisconnect:
-            return Response(status_code=400)
         except Exception as error:
+            return _failure(error, is_rpc="." in path)
+
+
+def _failure(error: Exception, *, is_rpc: bool) -> Response:
+    """Return the answer to a request that failed. What nobody foresaw is written to the agent's log."""
+    match error:
+        case HttpError():
+            failed = error
+        case UnknownUser():
+            failed = HttpError(401, str(error))
+        case ClientDisconnect():
+            failed = HttpError(400, "the client went away")
+        case _:
             traceback.print_exception(error, file=sys.stderr)
-            return _error(500, f"{type(error).__name__}: {error}")
+            failed = HttpError(500, f"{type(error).__name__}: {error}")
+    if is_rpc:
+        return error_response(RpcError(_RPC_CODES.get(failed.status, Code.INTERNAL), failed.message))
+    return _error(failed.status, failed.message)
 
 
 def _error(status: int, message: str) -> Response:
