@@ -1,0 +1,54 @@
+"""One node and world a module; a fresh tap, or a guest behind one, a test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from appliance.cubevs.base import EgressPolicy, Tap
+from appliance.cubevs.switch import CubeVSwitch
+from appliance.domain.ids import new_sandbox_id
+from tests.support.sandbox_net import Guest, Site, guest, site
+
+MakeGuest = Callable[..., Awaitable[tuple[Tap, Guest]]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with site(tmp_path_factory.mktemp("site")) as made:
+        yield made
+
+
+@pytest.fixture
+def in_node(place: Site) -> Iterator[Site]:
+    """Put the test into the node's network namespace."""
+    with place.node.entered():
+        yield place
+
+
+@pytest.fixture
+async def switch(in_node: Site) -> AsyncIterator[CubeVSwitch]:
+    started = in_node.switch()
+    await started.start()
+    yield started
+    for tap in await started.taps():
+        await started.delete_tap(tap)
+
+
+@pytest.fixture
+async def make_guest(switch: CubeVSwitch) -> AsyncIterator[MakeGuest]:
+    """Return a maker of guests: admitted under a policy (default: internet), or not at all with `policy=None`."""
+    numbers = itertools.count(1)
+    with ExitStack() as stack:
+
+        async def make(policy: EgressPolicy | None = EgressPolicy()) -> tuple[Tap, Guest]:  # noqa: B008 - frozen
+            tap = await switch.create_tap()
+            if policy is not None:
+                await switch.admit(tap, new_sandbox_id(), policy)
+            behind = stack.enter_context(guest(tap, switch.open_tap(tap), f"guest{next(numbers)}"))
+            return tap, behind
+
+        yield make
