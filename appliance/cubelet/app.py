@@ -32,8 +32,13 @@ from appliance.cubelet.services.template_store import TemplateStore
 from appliance.cubelet.services.templates import BuildDeadlines, Templates
 from appliance.cubelet.settings import CubeletSettings
 from appliance.cubevs.base import Switch
-from appliance.hypervisor.base import Hypervisor
+from appliance.cubevs.switch import CubeVSwitch, SwitchSettings
+from appliance.hypervisor.base import Accelerator, Hypervisor
+from appliance.hypervisor.qemu.driver import QemuHypervisor
+from appliance.hypervisor.scopes.session import SessionScopes
 from appliance.storage.base import DiskStore, ImageStore
+from appliance.storage.disks import LocalDiskStore
+from appliance.storage.layers import LocalImageStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,28 @@ class Drivers:
     switch: Switch
     images: ImageStore
     disks: DiskStore
+
+
+async def production_drivers(settings: CubeletSettings) -> Drivers:
+    """Return the drivers of a real node, with the accelerator that has been seen to run a guest here."""
+    return Drivers(
+        hypervisor=QemuHypervisor(
+            accelerator=Accelerator.TCG,
+            scopes=SessionScopes(),
+            binary=settings.qemu,
+            restore_concurrency=settings.restore_concurrency,
+        ),
+        switch=CubeVSwitch(
+            SwitchSettings(
+                network=settings.network.sandbox_network,
+                bpffs=settings.network.bpffs,
+                dns_address=settings.network.dns_address,
+                denied_networks=settings.network.denied_networks,
+            )
+        ),
+        images=LocalImageStore(settings.data_dir / "layers"),
+        disks=LocalDiskStore(settings.data_dir / "uppers"),
+    )
 
 
 def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None = None) -> FastAPI:
@@ -68,6 +95,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         records=records,
         clock=clock,
         run_dir=settings.run_dir,
+        node_address=settings.network.node_address,
         uid_base=settings.vmm_uid_base,
         boot_id=this_boot,
         restore_deadline=restore_deadline,

@@ -22,8 +22,8 @@ def load(directory: Path) -> GuestImage:
     directory = directory.resolve()
     manifest_path = directory / "manifest.json"
     try:
-        cmdline = json.loads(manifest_path.read_bytes())["cmdline"]
-    except (OSError, ValueError, KeyError) as error:
+        cmdline = json.loads(manifest_path.read_bytes())["machine"]["cmdline"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"{manifest_path}: no usable guest image ({error}); the guest_image role installs it"
         ) from error

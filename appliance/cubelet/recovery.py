@@ -39,7 +39,7 @@ class Observed:
     alive: AbstractSet[VmId]
     """VMs whose recorded process is the one that runs."""
     vmm_pids: Mapping[VmId, tuple[int, ...]]
-    """Processes that name a VM's runtime directory, recorded or not."""
+    """VMM processes of VMs that have a record or a directory."""
     taps: Sequence[Tap]
     runtime_dirs: AbstractSet[VmId]
     builds: AbstractSet[BuildId]
@@ -104,20 +104,22 @@ def reconcile(records: Sequence[VmRecord], observed: Observed) -> Plan:
     )
 
 
-def vmm_pids(run_dir: Path, proc: Path = Path("/proc")) -> dict[VmId, tuple[int, ...]]:
-    """Return the processes whose command line names a directory below `run_dir`, by VM."""
-    prefix = f"{run_dir}/".encode()
+def vmm_pids(known: AbstractSet[VmId], proc: Path = Path("/proc")) -> dict[VmId, tuple[int, ...]]:
+    """Return the processes that carry the name of one of the `known` VMs in their command line, by VM.
+
+    Every VMM is given its VM's id as the guest's name, and a VM has a record and a directory before it has a process:
+    so this finds them all, and never one of another node agent on the same machine.
+    """
+    wanted = {f"guest={vm_id}".encode(): vm_id for vm_id in known}
     found: dict[VmId, tuple[int, ...]] = {}
     for entry in proc.iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        if not entry.name.isdigit():
             continue
         try:
-            command = (entry / "cmdline").read_bytes()
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        _, found_prefix, rest = command.partition(prefix)
-        if found_prefix:
-            vm_id = VmId(rest.split(b"/", 1)[0].split(b",", 1)[0].split(b"\0", 1)[0].decode(errors="replace"))
+        for vm_id in {wanted[argument] for argument in arguments if argument in wanted}:
             found[vm_id] = (*found.get(vm_id, ()), int(entry.name))
     return found
 
@@ -204,10 +206,11 @@ class Recovery:
             if process is not None and await self._hypervisor.describe(process) is not VmState.EXITED:
                 alive.add(record.vm_id)
         runtime_dirs = {VmId(path.name) for path in self._run_dir.iterdir()} if self._run_dir.is_dir() else set()
+        known = runtime_dirs | {record.vm_id for record in records}
         return Observed(
             boot_id=self._boot_id,
             alive=alive,
-            vmm_pids=vmm_pids(self._run_dir),
+            vmm_pids=vmm_pids(known),
             taps=await self._switch.taps(),
             runtime_dirs=runtime_dirs,
             builds={template.build_id for template in self._templates.all()},

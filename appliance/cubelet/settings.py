@@ -14,7 +14,6 @@ class NetworkSettings(Settings):
     """What CubeVS needs to know of this node."""
 
     sandbox_network: IPv4Network = IPv4Network("10.88.0.0/16")
-    node_address: IPv4Address = IPv4Address("10.88.0.1")
     dns_address: IPv4Address | None = IPv4Address("10.88.0.1")
     """Resolver that guests reach as their gateway, UDP 53. None: they have no DNS."""
     denied_networks: tuple[IPv4Network, ...] = (
@@ -24,9 +23,13 @@ class NetworkSettings(Settings):
         IPv4Network("100.64.0.0/10"),
     )
     """Private networks no guest reaches, whatever its policy. Metadata services are denied besides, always."""
+
+    @property
+    def node_address(self) -> IPv4Address:
+        """The node's own address on the sandbox network: its first."""
+        return self.sandbox_network[1]
+
     bpffs: Path = Path("/run/cube/bpf")
-    kernel_headers: Path | None = None
-    """Kernel headers for BCC where `/lib/modules/<release>/build` is missing."""
     spare_taps: int = Field(default=8, ge=0)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import structlog
@@ -53,6 +54,7 @@ class Machines:
         records: RecordStore,
         clock: Clock,
         run_dir: Path,
+        node_address: IPv4Address,
         uid_base: int,
         boot_id: str,
         restore_deadline: timedelta,
@@ -65,6 +67,7 @@ class Machines:
         self._records = records
         self._clock = clock
         self._run_dir = run_dir
+        self._node_address = node_address
         self._uid_base = uid_base
         self._boot_id = boot_id
         self._restore_deadline = restore_deadline
@@ -91,7 +94,6 @@ class Machines:
             self._records.create(record)
             upper = self._records.upper(record.vm_id)
             await self._disks.clone_upper(template.upper, upper)
-            os.chown(upper, record.uid, record.uid)
             undo.callback(self.remove_runtime_dir, record.vm_id)
             process = await self._clone_vm(template, record, upper)
             record = self.save(record.model_copy(update={"process": process}))
@@ -108,7 +110,7 @@ class Machines:
                 memory_file=template.snapshot.memory_file,
                 disks=guest_disks(template.agent_disk, upper, template.layers),
                 nic=Nic(tap_fd=tap_fd, mac=GUEST_MAC),
-                runtime_dir=self.make_runtime_dir(record.vm_id, record.uid),
+                runtime_dir=self.make_runtime_dir(record.vm_id),
                 confinement=Confinement(uid=record.uid, gid=record.uid),
             )
             return await self._hypervisor.clone(spec, template.snapshot, deadline=self._restore_deadline)
@@ -172,12 +174,11 @@ class Machines:
 
     def uid_of(self, tap: Tap) -> int:
         """Return the user a VMM on this tap runs as: one a tap, so that no two VMMs may touch each other."""
-        return self._uid_base + int(tap.address.packed[2]) * 256 + tap.address.packed[3]
+        return self._uid_base + int(tap.address) - int(self._node_address)
 
-    def make_runtime_dir(self, vm_id: VmId, uid: int) -> Path:
+    def make_runtime_dir(self, vm_id: VmId) -> Path:
         path = self._run_dir / vm_id
         path.mkdir(mode=0o700, parents=True)
-        os.chown(path, uid, uid)
         return path
 
     def remove_runtime_dir(self, vm_id: VmId) -> None:

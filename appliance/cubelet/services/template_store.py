@@ -22,6 +22,8 @@ from appliance.hypervisor.base import Snapshot
 
 log = structlog.get_logger()
 
+MEMORY, DEVICE_STATE, UPPER = "memory", "device_state", "upper.img"
+
 
 class TemplateMeta(BaseModel):
     """What must be known of a build besides its files. Readable by this release and the one before."""
@@ -101,10 +103,9 @@ class TemplateStore:
 
     def publish(self, workspace: Path, meta: TemplateMeta) -> ReadyTemplate:
         """Turn a workspace with `memory`, `device_state` and `upper.img` into a template, at once or not at all."""
-        for name in ("memory", "device_state", "upper.img"):
+        for name in (MEMORY, DEVICE_STATE, UPPER):
             path = workspace / name
-            os.chown(path, 0, 0)
-            # Every clone's VMM maps or reads these as a user of its own; none may write them.
+            # Cloned from for as long as the template lives; nothing may write them any more.
             path.chmod(0o444)
             _sync(path)
         (workspace / "meta.json").write_text(meta.model_dump_json(indent=2))
@@ -135,13 +136,13 @@ class TemplateStore:
         return ReadyTemplate(
             meta=meta,
             snapshot=Snapshot(
-                memory_file=directory / "memory",
-                device_state=directory / "device_state",
+                memory_file=directory / MEMORY,
+                device_state=directory / DEVICE_STATE,
                 machine=meta.machine,
                 vcpus=meta.vcpus,
                 memory_mib=meta.memory_mib,
             ),
-            upper=directory / "upper.img",
+            upper=directory / UPPER,
             layers=tuple(self._layers / name for name in meta.layers),
             agent_disk=Path(meta.agent_disk),
         )

@@ -21,7 +21,7 @@ from appliance.cubelet.guest_image import GuestImage
 from appliance.cubelet.runtime import Stage, VmRecord
 from appliance.cubelet.services.machines import WARM_UP, Machines, guest_disks, new_vm_id
 from appliance.cubelet.services.taps import TapPool
-from appliance.cubelet.services.template_store import TemplateMeta, TemplateStore
+from appliance.cubelet.services.template_store import DEVICE_STATE, MEMORY, UPPER, TemplateMeta, TemplateStore
 from appliance.cubevs.base import GUEST_MAC, EgressPolicy, Switch
 from appliance.domain.errors import BuildNotFound, CubeError, DeadlineExceeded, GuestFailure
 from appliance.domain.ids import BuildId, SandboxId, TemplateId
@@ -163,7 +163,7 @@ class Templates:
         async with AsyncExitStack() as undo:
             workspace = self._store.workspace(build_id)
             undo.callback(_remove_tree, workspace)
-            await self._disks.create_upper(workspace / "upper.img", size_mib=request.writable_layer_mib)
+            await self._disks.create_upper(workspace / UPPER, size_mib=request.writable_layer_mib)
             record, spec = await self._prepare_vm(request, image, workspace, undo)
             build.say("booting")
             vm = await self._boot(record, spec, undo)
@@ -184,7 +184,7 @@ class Templates:
             build.say("taking the snapshot")
             snapshot = await self._hypervisor.snapshot(vm, workspace, deadline=self._deadlines.boot)
             await self._hypervisor.stop(vm)
-            _rename_into(snapshot.device_state, workspace / "device_state")
+            snapshot.device_state.rename(workspace / DEVICE_STATE)
             meta = TemplateMeta(
                 template_id=TemplateId(request.template_id),
                 build_id=build_id,
@@ -234,18 +234,16 @@ class Templates:
         undo.push_async_callback(self._machines.destroy_newest, vm_id)
         # Start commands may download; the fixed denials of CubeVS hold for builds as for sandboxes.
         await self._switch.admit(tap, SandboxId(vm_id), EgressPolicy())
-        for path in (workspace, workspace / "upper.img"):
-            os.chown(path, record.uid, record.uid)
         spec = VmSpec(
             vm_id=vm_id,
             vcpus=request.vcpus,
             memory_mib=request.memory_mib,
-            memory_file=workspace / "memory",
+            memory_file=workspace / MEMORY,
             disks=guest_disks(
-                self._guest_image.agent_disk, workspace / "upper.img", tuple(layer.path for layer in image.layers)
+                self._guest_image.agent_disk, workspace / UPPER, tuple(layer.path for layer in image.layers)
             ),
             nic=None,
-            runtime_dir=self._machines.make_runtime_dir(vm_id, record.uid),
+            runtime_dir=self._machines.make_runtime_dir(vm_id),
             confinement=Confinement(uid=record.uid, gid=record.uid),
         )
         return record, spec
@@ -336,11 +334,6 @@ async def _until_success(guest: GuestClient, command: str) -> None:
         if result.exit_code == 0:
             return
         await asyncio.sleep(2)
-
-
-def _rename_into(source: Path, target: Path) -> None:
-    if source != target:
-        source.rename(target)
 
 
 def _remove_tree(path: Path) -> None:

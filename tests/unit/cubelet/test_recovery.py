@@ -115,13 +115,15 @@ def test_a_second_process_of_an_adopted_vm_is_a_stray() -> None:
     assert reconcile([record("v1", Stage.RUNNING)], seen).stray_pids == (2002,)
 
 
-def test_vmm_processes_are_found_by_their_runtime_directory(tmp_path: Path) -> None:
+def test_vmm_processes_are_found_by_the_guests_name(tmp_path: Path) -> None:
     for pid, command in {
-        "41": b"qemu\0-chardev\0socket,path=/run/cube/vm/vaa/qmp.sock,server=on\0",
-        "42": b"qemu\0-D\0/run/cube/vm/vaa/log\0",
-        "43": b"sleep\0/run/cube/vm-else/vbb\0",
-        "self": b"x /run/cube/vm/vzz/\0",
+        "41": b"/usr/bin/qemu\0-name\0guest=vaa\0-S\0",
+        "42": b"setpriv\0--\0/usr/bin/qemu\0-name\0guest=vaa\0",
+        "43": b"/usr/bin/qemu\0-name\0guest=vaaa\0",
+        "44": b"grep\0-r\0guest=\0",
+        "self": b"/usr/bin/qemu\0-name\0guest=vbb\0",
     }.items():
         (tmp_path / pid).mkdir()
         (tmp_path / pid / "cmdline").write_bytes(command)
-    assert {vm: sorted(pids) for vm, pids in vmm_pids(Path("/run/cube/vm"), tmp_path).items()} == {"vaa": [41, 42]}
+    found = vmm_pids({VmId("vaa"), VmId("vbb")}, tmp_path)
+    assert {vm: sorted(pids) for vm, pids in found.items()} == {"vaa": [41, 42]}
