@@ -81,10 +81,21 @@ async def printed(console: Path, text: str, *, seconds: float = 30) -> str:
     """Return what the guest printed, once it contains `text`."""
     async with asyncio.timeout(seconds):
         while True:
-            content = console.read_text(errors="replace") if console.exists() else ""
+            content = _read(console)
             if text in content:
                 return content
             await asyncio.sleep(0.02)
+
+
+def last_words(console: Path) -> str | None:
+    """Return the last complete list of words that the guest printed, as the line it printed; None before the first."""
+    lines = [line.strip() for line in _read(console).splitlines() if line.startswith(READY)]
+    complete = [line for line in lines if line.endswith(".")]
+    return complete[-1] if complete else None
+
+
+def _read(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
 
 
 def _kernel_package() -> Path:
