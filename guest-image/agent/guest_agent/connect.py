@@ -74,20 +74,33 @@ async def read_envelopes(chunks: AsyncIterator[bytes]) -> AsyncIterator[JsonObje
     buffer = bytearray()
     async for chunk in chunks:
         buffer += chunk
-        while len(buffer) >= _HEADER.size:
-            flags, length = _HEADER.unpack_from(buffer)
-            if length > MAX_MESSAGE_BYTES:
-                raise RpcError(Code.RESOURCE_EXHAUSTED, f"message of {length} bytes is too large")
-            end = _HEADER.size + length
-            if len(buffer) < end:
-                break
-            payload = bytes(buffer[_HEADER.size : end])
-            del buffer[:end]
-            if flags & _END_STREAM:
-                return
-            yield decode(_inflate(payload) if flags & _COMPRESSED else payload)
+        while (message := take_message(buffer)) is not None:
+            yield message
     if buffer:
         raise RpcError(Code.INVALID_ARGUMENT, "the request ends within a message")
+
+
+def take_message(buffer: bytearray) -> JsonObject | None:
+    """Remove the first message from `buffer` and return it, or None while it is not there in full."""
+    if len(buffer) < _HEADER.size:
+        return None
+    flags, length = _HEADER.unpack_from(buffer)
+    if length > MAX_MESSAGE_BYTES:
+        raise RpcError(Code.RESOURCE_EXHAUSTED, f"message of {length} bytes is too large")
+    end = _HEADER.size + length
+    if len(buffer) < end:
+        return None
+    payload = bytes(buffer[_HEADER.size : end])
+    del buffer[:end]
+    return decode(_inflate(payload) if flags & _COMPRESSED else payload)
+
+
+def _only_message(body: bytearray) -> JsonObject:
+    """Return the one message of a server stream's request."""
+    message = take_message(body)
+    if message is None:
+        raise RpcError(Code.INVALID_ARGUMENT, "the request has no complete message")
+    return message
 
 
 def decode(payload: bytes) -> JsonObject:
@@ -199,13 +212,10 @@ def server_stream(handler: ServerStream) -> Endpoint:
     async def endpoint(request: Request) -> ASGIApp:
         try:
             call = parse_call(request)
-            messages = read_envelopes(request.stream())
-            first = await anext(messages, None)
-            if first is None:
-                raise RpcError(Code.INVALID_ARGUMENT, "the request has no message")
+            message = _only_message(bytearray(await _read_body(request)))
         except Exception as error:
             return Response(end_of_stream(as_rpc_error(error)), media_type=_STREAM_TYPE)
-        return EventStream(handler(call, first))
+        return EventStream(handler(call, message))
 
     return endpoint
 
@@ -238,7 +248,6 @@ class EventStream:
         self._batches = batches
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send(_STREAM_START)
         sending = asyncio.ensure_future(self._send_all(send))
         leaving = asyncio.ensure_future(_disconnected(receive))
         try:
@@ -249,6 +258,8 @@ class EventStream:
             await asyncio.gather(sending, leaving, return_exceptions=True)
 
     async def _send_all(self, send: Send) -> None:
+        # Within the task, so that the head and the first batch make one packet.
+        await send(_STREAM_START)
         failure = None
         try:
             async with aclosing(self._batches) as batches:

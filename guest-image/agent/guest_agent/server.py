@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from guest_agent.coalesce import CoalescingProtocol
 from guest_agent.settings import Settings
 
 _BACKLOG = 1024
@@ -56,7 +57,7 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="httptools",
+        http=CoalescingProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from guest_agent.errors import HttpError
+from guest_agent.plainfile import overwrite
 
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
@@ -121,9 +121,7 @@ class SessionStore:
         """Take on `session`, and write it where a restarted agent finds it."""
         self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(asdict(session), file)
+        overwrite(temporary, json.dumps(asdict(session)), mode=0o600)
         temporary.replace(self._path)
         self._current = session
 

@@ -9,6 +9,7 @@ import contextlib
 import socket
 from pathlib import Path
 
+from guest_agent.plainfile import overwrite
 from guest_agent.session import Session
 
 _MARK = "# sandbox host name"
@@ -35,7 +36,7 @@ def write_hosts(etc: Path, hostname: str) -> None:
         before = hosts.read_text(errors="surrogateescape") if hosts.exists() else "127.0.0.1 localhost\n"
         after = hosts_with(before, hostname)
         if after != before:
-            hosts.write_text(after, errors="surrogateescape")
+            overwrite(hosts, after)
 
 
 def write_machine_id(etc: Path, run: Path, machine_id: str) -> None:
@@ -43,7 +44,7 @@ def write_machine_id(etc: Path, run: Path, machine_id: str) -> None:
     line = machine_id + "\n"
     for path in (etc / "machine-id", run / "machine-id"):
         try:
-            path.write_text(line)
+            overwrite(path, line)
         except OSError:
             continue
         return
@@ -58,4 +59,4 @@ def write_markers(directory: Path, session: Session) -> None:
         ".E2B_TEMPLATE_ID": session.template_id,
     }
     for name, text in markers.items():
-        (directory / name).write_text(text)
+        overwrite(directory / name, text)

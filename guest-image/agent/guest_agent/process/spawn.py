@@ -6,13 +6,17 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from guest_agent.plainfile import overwrite
 from guest_agent.process.credentials import acting_as
 from guest_agent.users import User
 
 _OOM_SCORE = "100"
 """Programs go before the agent when memory runs out; the agent itself runs with a lower score."""
+
+
+_ALL_SIGNALS = tuple(signal.valid_signals())
+"""A program starts with none ignored, whatever the agent was started with. Python ignores SIGPIPE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +65,12 @@ def spawn(command: Command, stdio: Stdio) -> int:
                 file_actions=stdio.actions(),
                 setsid=True,
                 setsigmask=(),
-                setsigdef=_IGNORED_BY_PYTHON,
+                setsigdef=_ALL_SIGNALS,
             )
         finally:
             os.chdir("/")
     _raise_oom_score(pid)
     return pid
-
-
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def find_program(name: str, path: str, may_access: Callable[[str, int], bool]) -> str:
@@ -85,7 +86,7 @@ def find_program(name: str, path: str, may_access: Callable[[str, int], bool]) -
 
 def _raise_oom_score(pid: int) -> None:
     try:
-        Path(f"/proc/{pid}/oom_score_adj").write_text(_OOM_SCORE)
+        overwrite(f"/proc/{pid}/oom_score_adj", _OOM_SCORE)
     except OSError:
         # It has ended already, or there is no /proc in this image's tree.
         return
