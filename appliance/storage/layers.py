@@ -51,6 +51,7 @@ class LocalImageStore:
         self._directory = directory
         self._insecure_registries = insecure_registries
         self._slots = asyncio.Semaphore(_CONCURRENT_IMPORTS)
+        self._swept = False
 
     async def import_image(
         self,
@@ -65,6 +66,7 @@ class LocalImageStore:
             with storage_errors("import of an image"):
                 self._directory.mkdir(parents=True, exist_ok=True)
                 if isinstance(parsed, RegistryImage):
+                    await self._sweep_once()
                     progress(f"Pulling {parsed.name}")
                     async with registry.pulled(
                         parsed,
@@ -119,6 +121,11 @@ class LocalImageStore:
                 f"Made layer {layer.digest[:19]} of {layer.size_bytes / 2**20:.1f} MiB from {report.entries} entries"
             )
             return ImportedImage((layer,), source.config, source.manifest_digest)
+
+    async def _sweep_once(self) -> None:
+        if not self._swept:
+            self._swept = True
+            await in_thread(registry.remove_leftovers, self._directory)
 
     def _room_bytes(self) -> int:
         filesystem = os.statvfs(self._directory)

@@ -18,8 +18,8 @@ from appliance.storage.confinement import WORKER_UID, Ceiling, confined
 from appliance.storage.reference import OciLayout, RegistryImage
 from appliance.storage.threads import in_thread
 
-TEMPORARY_PREFIX = ".pull-"
-"""Of directories that a Cubelet which was killed may leave; `LocalImageStore.sweep` removes them."""
+_TEMPORARY_PREFIX = ".pull-"
+"""Of directories that a Cubelet which was killed may leave: see `remove_leftovers`."""
 
 _DEFAULT_HOST = "docker.io"
 _LAYOUT_NAME = "image"
@@ -40,7 +40,7 @@ async def pulled(
 
     Raises `StorageFailure` with skopeo's own words, `DiskFull`, or `DeadlineExceeded`.
     """
-    temporary = Path(mkdtemp(prefix=TEMPORARY_PREFIX, dir=directory))
+    temporary = Path(mkdtemp(prefix=_TEMPORARY_PREFIX, dir=directory))
     try:
         (temporary / "layout").mkdir()
         # Always a file of our own: skopeo would look for the node's credentials otherwise.
@@ -60,6 +60,12 @@ async def pulled(
         yield OciLayout(temporary / "layout", _LAYOUT_NAME)
     finally:
         await in_thread(shutil.rmtree, temporary)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what pulls of a former process left. Only before the first pull of this one."""
+    for path in directory.glob(f"{_TEMPORARY_PREFIX}*"):
+        shutil.rmtree(path)
 
 
 def copy_argv(image: RegistryImage, temporary: Path, *, insecure: bool) -> list[str]:

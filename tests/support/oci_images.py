@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,8 @@ def tar_bytes(entries: Iterable[E], tar_format: int = tarfile.PAX_FORMAT) -> byt
     return buffer.getvalue()
 
 
-_COMPRESS = {
-    "": lambda data: data,
+_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
     "+gzip": lambda data: gzip.compress(data, 1, mtime=0),
     "+zstd": lambda data: zstandard.ZstdCompressor().compress(data),
 }
