@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import structlog
 from sqlalchemy import URL, Engine, create_engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.domain.errors import Unavailable
@@ -26,6 +26,8 @@ _R = TypeVar("_R")
 _ATTEMPTS = 3
 _LOCK_CONFLICTS = frozenset({1205, 1213})
 """MariaDB: lock wait timeout, deadlock. The transaction is gone; run again, it usually succeeds."""
+_AWAY = frozenset({1040, 1053, 1927, 2002, 2003, 2006, 2013, 2055})
+"""Too many connections, shutting down, connection killed, and the client's own ways to find nobody there."""
 _CALL_LIMIT_S = 10
 
 
@@ -85,17 +87,16 @@ class Database:
                         raise
                     return result
             except DBAPIError as error:
-                lost = error.connection_invalidated or isinstance(error, OperationalError)
-                conflict = error.orig is not None and error.orig.args[:1] and error.orig.args[0] in _LOCK_CONFLICTS
+                code = error.orig.args[0] if error.orig is not None and error.orig.args else None
+                conflict, away = code in _LOCK_CONFLICTS, error.connection_invalidated or code in _AWAY
+                if not conflict and not away:
+                    raise
                 # A commit whose answer was lost may have happened: only its caller can tell.
-                if attempt < _ATTEMPTS and not committing and (conflict or error.connection_invalidated):
-                    continue
-                if conflict or lost:
+                if attempt == _ATTEMPTS or committing:
                     log.warning("database_failed", error=str(error.orig))
                     raise Unavailable(
                         "the database does not answer; see `journalctl -u mariadb` on the control node"
                     ) from error
-                raise
         raise AssertionError("unreachable")
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """The schema, as queries see it. The migrations make it; a test holds the two together.
 
-Times are DATETIME(6) in UTC. Sizes carry their unit. Ids are compared byte by byte (`ascii_bin`).
+Times are DATETIME(6) in UTC. Sizes carry their unit. Ids are compared byte by byte (`utf8mb4_bin`).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def _id(length: int = 36) -> String:
-    return String(length, collation="ascii_bin")
+    return String(length, collation="utf8mb4_bin")
 
 
 def _word() -> String:
     """A value of one of our enumerations."""
-    return String(16, collation="ascii_bin")
+    return String(16, collation="utf8mb4_bin")
 
 
 teams = Table(
@@ -216,7 +216,7 @@ events = Table(
     metadata,
     Column("event_id", BigInteger, primary_key=True, autoincrement=True),
     Column("at", UtcDateTime, nullable=False),
-    Column("kind", String(32, collation="ascii_bin"), nullable=False),
+    Column("kind", String(32, collation="utf8mb4_bin"), nullable=False),
     Column("team_id", _id()),
     Column("sandbox_id", _id()),
     Column("node_id", _id(64)),

@@ -11,11 +11,11 @@ down_revision = None
 
 
 def _id(length: int = 36) -> String:
-    return String(length, collation="ascii_bin")
+    return String(length, collation="utf8mb4_bin")
 
 
 def _word() -> String:
-    return String(16, collation="ascii_bin")
+    return String(16, collation="utf8mb4_bin")
 
 
 def upgrade() -> None:
@@ -158,7 +158,7 @@ def upgrade() -> None:
         "events",
         Column("event_id", BigInteger, primary_key=True, autoincrement=True),
         Column("at", DATETIME(fsp=6), nullable=False),
-        Column("kind", String(32, collation="ascii_bin"), nullable=False),
+        Column("kind", String(32, collation="utf8mb4_bin"), nullable=False),
         Column("team_id", _id()),
         Column("sandbox_id", _id()),
         Column("node_id", _id(64)),

@@ -1,0 +1,190 @@
+"""A Cubelet kept in memory, behind the real wire: `contracts/node.py` over a Unix socket, without guests.
+
+A test may make it fail, stall, forget its builds or restart, which is what CubeMaster must survive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI, Response
+
+from appliance.common.http import install_error_handlers
+from appliance.contracts.node import (
+    BuildLogEntry,
+    BuildProgress,
+    BuildRequest,
+    BuildState,
+    CreateSandbox,
+    Deadline,
+    NodeSandbox,
+    NodeSandboxState,
+    NodeStatus,
+    Replica,
+)
+from appliance.domain.errors import BuildNotFound, CubeError
+
+
+@dataclass
+class FakeNode:
+    socket: Path
+    node_id: str = "cube-1"
+    boot_id: str = "11111111-1111-1111-1111-111111111111"
+    vcpus: int = 16
+    memory_mib: int = 8192
+    disk_free_mib: int = 100_000
+    ready: bool = True
+    pooled: int = 1
+    sandboxes: dict[str, NodeSandbox] = field(default_factory=dict)
+    requests: dict[str, CreateSandbox] = field(default_factory=dict)
+    builds: dict[str, BuildRequest] = field(default_factory=dict)
+    logs: dict[str, list[BuildLogEntry]] = field(default_factory=dict)
+    finished: dict[str, BuildState] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    fail_create: CubeError | None = None
+    stall_create: asyncio.Event | None = None
+    """Creates the sandbox, then keeps the caller waiting until it is set."""
+    fail_delete: CubeError | None = None
+    deleted: list[str] = field(default_factory=list)
+    builds_started: int = 0
+
+    def status(self) -> NodeStatus:
+        """Return what its next heartbeat says."""
+        return NodeStatus(
+            node_id=self.node_id,
+            version="0.1.0",
+            endpoint=f"unix://{self.socket}",
+            boot_id=self.boot_id,
+            vmm="fake",
+            accelerator="none",
+            vcpus=self.vcpus,
+            memory_mib=self.memory_mib,
+            disk_free_mib=self.disk_free_mib,
+            ready=self.ready,
+            sandboxes=tuple(self.sandboxes.values()),
+            replicas=tuple(
+                Replica(template_id=self.builds[one].template_id, build_id=one, pooled=self.pooled)
+                for one, state in self.finished.items()
+                if state is BuildState.READY
+            ),
+        )
+
+    def log(self, build_id: str, message: str) -> None:
+        self.logs[build_id].append(BuildLogEntry(timestamp=datetime.now(UTC), message=message))
+
+    def finish_build(self, build_id: str, state: BuildState, *, reason: str | None = None) -> None:
+        self.finished[build_id] = state
+        if reason:
+            self.reasons[build_id] = reason
+
+    def forget_builds(self) -> None:
+        self.builds.clear()
+        self.logs.clear()
+        self.finished.clear()
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+        install_error_handlers(app)
+
+        @app.put("/v1/sandboxes/{sandbox_id}")
+        async def create(sandbox_id: str, new: CreateSandbox) -> NodeSandbox:
+            if self.fail_create:
+                raise self.fail_create
+            self.requests[sandbox_id] = new
+            made = self.sandboxes.setdefault(
+                sandbox_id,
+                NodeSandbox(
+                    sandbox_id=sandbox_id,
+                    template_id=new.template_id,
+                    build_id=new.build_id,
+                    state=NodeSandboxState.RUNNING,
+                    address=f"10.88.0.{len(self.requests) + 1}",
+                    started_at=datetime.now(UTC),
+                    end_at=new.end_at,
+                    envd_version="0.6.13",
+                    pooled=True,
+                ),
+            )
+            if self.stall_create:
+                await self.stall_create.wait()
+            return made
+
+        @app.put("/v1/sandboxes/{sandbox_id}/deadline", status_code=204)
+        async def deadline(sandbox_id: str, new: Deadline) -> Response:
+            before = self.sandboxes[sandbox_id]
+            self.sandboxes[sandbox_id] = before.model_copy(update={"end_at": new.end_at})
+            return Response(status_code=204)
+
+        @app.delete("/v1/sandboxes/{sandbox_id}", status_code=204)
+        async def delete(sandbox_id: str) -> Response:
+            if self.fail_delete:
+                raise self.fail_delete
+            self.deleted.append(sandbox_id)
+            self.sandboxes.pop(sandbox_id, None)
+            return Response(status_code=204)
+
+        @app.post("/v1/builds", status_code=202)
+        async def start_build(request: BuildRequest) -> Response:
+            self.builds_started += 1
+            self.builds[request.build_id] = request
+            self.logs.setdefault(request.build_id, [])
+            return Response(status_code=202)
+
+        @app.get("/v1/builds/{build_id}")
+        async def get_build(build_id: str, log_offset: int = 0) -> BuildProgress:
+            if build_id not in self.builds:
+                raise BuildNotFound(build_id)
+            state = self.finished.get(build_id, BuildState.BUILDING)
+            return BuildProgress(
+                build_id=build_id,
+                state=state,
+                logs=tuple(self.logs[build_id][log_offset:]),
+                reason=self.reasons.get(build_id),
+                disk_size_mib=1500 if state is BuildState.READY else None,
+                envd_version="0.6.13" if state is BuildState.READY else None,
+            )
+
+        @app.delete("/v1/templates/{template_id}/builds/{build_id}", status_code=204)
+        async def delete_build(template_id: str, build_id: str) -> Response:
+            self.builds.pop(build_id, None)
+            self.finished.pop(build_id, None)
+            return Response(status_code=204)
+
+        return app
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        async with serve_on(self.app(), self.socket):
+            yield
+
+
+@asynccontextmanager
+async def serve_on(app: FastAPI, path: Path) -> AsyncIterator[None]:
+    """Serve `app` on a Unix socket in this event loop."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)  # noqa: ASYNC240 - a test may block that long
+    listener.bind(str(path))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=2, ws="none"))
+    # The test's process keeps its own signal handlers.
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        async with asyncio.timeout(20):
+            while not server.started:
+                if serving.done():
+                    serving.result()
+                    raise RuntimeError("the server did not start")
+                await asyncio.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+        listener.close()
