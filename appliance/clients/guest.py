@@ -67,15 +67,15 @@ class GuestClient:
     async def close(self) -> None:
         await self._session.close()
 
-    async def wait_healthy(self, *, deadline: timedelta) -> str:
-        """Return the agent's version once it answers; used where a guest is still booting."""
+    async def wait_healthy(self, *, deadline: timedelta) -> None:
+        """Return once the agent answers; used where a guest is still booting."""
         last = "no answer"
         try:
             async with asyncio.timeout(deadline.total_seconds()):
                 while True:
                     try:
-                        async with self._call("GET", "/health", deadline=timedelta(seconds=5)) as response:
-                            return response.headers.get("X-Envd-Version", "")
+                        async with self._call("GET", "/health", deadline=timedelta(seconds=5)):
+                            return
                     except GuestFailure as error:
                         last = error.message
                     # A booting guest drops or refuses connections; it has no way to tell us when it is ready.

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -33,6 +34,7 @@ def serve(
     *,
     bind: Path | tuple[str, int],
     environment: Mapping[str, str],
+    loop: Literal["uvloop", "asyncio"] = "uvloop",
     socket_mode: int = 0o660,
     shutdown_grace_s: int = 10,
 ) -> int:
@@ -43,7 +45,7 @@ def serve(
     listener = _listen(bind, socket_mode)
     config = uvicorn.Config(
         app,
-        loop="uvloop",
+        loop=loop,
         http="httptools",
         ws="none",
         lifespan="on",

@@ -32,7 +32,7 @@ from appliance.cubelet.services.template_store import TemplateStore
 from appliance.cubelet.services.templates import BuildDeadlines, Templates
 from appliance.cubelet.settings import CubeletSettings
 from appliance.cubevs.base import Switch
-from appliance.cubevs.switch import CubeVSwitch, SwitchSettings
+from appliance.cubevs.switch import CubeVS, SwitchSettings
 from appliance.hypervisor.base import Accelerator, Hypervisor
 from appliance.hypervisor.qemu.driver import QemuHypervisor
 from appliance.hypervisor.scopes.session import SessionScopes
@@ -60,7 +60,7 @@ async def production_drivers(settings: CubeletSettings) -> Drivers:
             binary=settings.qemu,
             restore_concurrency=settings.restore_concurrency,
         ),
-        switch=CubeVSwitch(
+        switch=CubeVS(
             SwitchSettings(
                 network=settings.network.sandbox_network,
                 bpffs=settings.network.bpffs,

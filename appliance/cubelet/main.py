@@ -27,4 +27,8 @@ def main() -> None:
     except (settings.SettingsError, CubeError) as error:
         print(f"cubelet: {error}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(serve(app, bind=configuration.socket, environment=os.environ))
+    # uvloop opens no netlink sockets, which is how taps and routes are made.
+    sys.exit(serve(app, bind=configuration.socket, environment=os.environ, loop="asyncio"))
+
+if __name__ == "__main__":
+    main()

@@ -169,8 +169,8 @@ class Templates:
             vm = await self._boot(record, spec, undo)
             guest = GuestClient(record.address)
             undo.push_async_callback(guest.close)
-            version = await guest.wait_healthy(deadline=self._deadlines.boot)
-            await guest.init(
+            await guest.wait_healthy(deadline=self._deadlines.boot)
+            version = await guest.init(
                 self._machines.identity(
                     record, default_user=image.config.user or None, default_workdir=image.config.working_dir or None
                 ),
