@@ -63,7 +63,7 @@ def _write_configuration(apt: Path, archive: Mapping[str, Any]) -> None:
         f"deb {signed} {archive['security_mirror']} {release}-security main\n"
     )
     (apt / "preferences").write_text(
-        f"Package: {' '.join(archive['backports'])}\nPin: release a={release}-backports\nPin-Priority: 990\n"
+        f"Package: {' '.join(archive['backports'])}\nPin: release n={release}-backports\nPin-Priority: 990\n"
     )
 
 
