@@ -53,7 +53,7 @@ PYTHON = Language(
 # Node starts with the first cell, so it has nothing to renew; see javascript_kernel.
 JAVASCRIPT = Language(name="javascript", kernel="javascript", change_environment=_javascript_environment)
 
-STARTED_AT_ONCE = (PYTHON,)
+STARTED_AT_ONCE = (PYTHON, JAVASCRIPT)
 _LANGUAGES = {language.name: language for language in STARTED_AT_ONCE}
 _ALIASES = {"js": "javascript"}
 

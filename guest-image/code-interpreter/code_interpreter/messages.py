@@ -60,17 +60,18 @@ class Progress:
     """Follows the messages of one execute request and tells when it is over.
 
     Output and the reply come on different channels and in any order. Everything to show comes before `idle`,
-    so a request that the kernel took up ends there; one that it refused has no more than a reply.
+    so a request that the kernel took up ends there; one that it refused has no more than a reply. A failure
+    is told as output and again in the reply, which counts only if there was no other word of it.
     """
 
     _accepted: bool = field(default=False, init=False)
     _idle: bool = field(default=False, init=False)
-    _replied: bool = field(default=False, init=False)
+    _reply: Mapping[str, Any] | None = field(default=None, init=False)
     _failed: bool = field(default=False, init=False)
 
     @property
     def finished(self) -> bool:
-        return self._idle and (self._accepted or self._replied)
+        return self._idle and (self._accepted or self._reply is not None)
 
     def feed(self, message: Message) -> Sequence[Event]:
         """Return what `message` has for the client, in order."""
@@ -86,31 +87,29 @@ class Progress:
             case "display_data" | "execute_result" as kind:
                 events = [Result.from_mime_bundle(content["data"], is_main_result=kind == "execute_result")]
             case "error":
-                events = self._failure(content)
+                self._failed = True
+                events = [_failure(content)]
             case "execute_reply":
-                self._replied = True
-                events = self._reply(content)
+                self._reply = content
             case "status":
                 self._idle = self._idle or content["execution_state"] == "idle"
+        if self.finished and not self._failed:
+            return [*events, *self._failure_in_reply()]
         return events
 
-    def _reply(self, content: Mapping[str, Any]) -> Sequence[Event]:
-        match content["status"]:
+    def _failure_in_reply(self) -> Sequence[Event]:
+        match None if self._reply is None else self._reply["status"]:
             case "error":
-                return self._failure(content)
+                assert self._reply is not None
+                return [_failure(self._reply)]
             case "abort" | "aborted":
-                return self._failure({"ename": "ExecutionAborted", "evalue": "Execution was aborted", "traceback": []})
+                return [ExecutionFailed("ExecutionAborted", "Execution was aborted", "")]
         return []
 
-    def _failure(self, content: Mapping[str, Any]) -> Sequence[Event]:
-        """Return the failure, once: kernels tell it as output and again in the reply."""
-        if self._failed:
-            return []
-        self._failed = True
-        return [
-            ExecutionFailed(
-                name=str(content.get("ename", "")),
-                value=str(content.get("evalue", "")),
-                traceback="\n".join(content.get("traceback", ())),
-            )
-        ]
+
+def _failure(content: Mapping[str, Any]) -> ExecutionFailed:
+    return ExecutionFailed(
+        name=str(content.get("ename", "")),
+        value=str(content.get("evalue", "")),
+        traceback="\n".join(content.get("traceback", ())),
+    )

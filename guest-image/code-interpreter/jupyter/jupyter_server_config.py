@@ -13,7 +13,8 @@ c.ServerApp.root_dir = "/"
 # No web pages are served: leave out what only they need.
 c.ServerApp.terminals_enabled = False
 c.ServerApp.jpserver_extensions = {"jupyter_server_terminals": False}
-c.ServerApp.websocket_ping_interval = 0
+# Both ends are on this machine: the end of one shows without asking.
+c.ServerApp.tornado_settings = {"ws_ping_interval": 0}
 # A cell may print as fast as it likes.
 c.ZMQChannelsWebsocketConnection.limit_rate = False
 c.KernelSpecManager.ensure_native_kernel = False
