@@ -83,7 +83,7 @@ class Switch(Protocol):
     async def revoke(self, tap: Tap) -> None:
         """Stop all traffic of the tap and reset what was open: the node's own connections to its address are aborted.
 
-        Safe to repeat; the tap may be admitted again afterwards for another sandbox.
+        Safe to repeat; the tap may be admitted again afterwards for another sandbox. Absent taps are success.
         """
         ...
 
@@ -93,6 +93,10 @@ class Switch(Protocol):
 
     async def taps(self) -> tuple[Tap, ...]:
         """Return every tap of ours on this node, also those of a former Cubelet."""
+        ...
+
+    async def reap(self) -> None:
+        """Forget flows that ended or went silent, and learn addresses the node got. To be called once a minute."""
         ...
 
     async def drops(self) -> dict[DropReason, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
+
+import structlog
 
 from appliance.cubevs import firewall, netlink, sockets, taps
 from appliance.cubevs.base import DropReason, EgressPolicy, Tap
@@ -41,6 +44,8 @@ from appliance.cubevs.maps import (
 from appliance.cubevs.reaper import reap_sessions, stale_policy
 from appliance.domain.errors import NetworkFailure
 from appliance.domain.ids import SandboxId
+
+log = structlog.get_logger()
 
 NODE_DEVICE: Final = "cube0"
 DEFAULT_NETWORK: Final = IPv4Network("10.88.0.0/16")
@@ -81,6 +86,8 @@ class SwitchSettings:
     datagram_idle: timedelta = timedelta(minutes=3)
     kernel_headers: KernelHeaders | None = None
     """Where BCC finds kernel headers; None: found under /lib/modules."""
+    vmm_uid_base: int = 100_000
+    """The VMM behind tap N runs as this plus N, who owns the tap: what one VMM owns, another cannot open or signal."""
 
     @property
     def node_address(self) -> IPv4Address:
@@ -88,19 +95,24 @@ class SwitchSettings:
         return self.network[1]
 
 
-class CubeVSwitch:
-    """The `Switch` of a real node; see `base.Switch`. Works in the network namespace of its process."""
+class CubeVS:
+    """The `Switch` of a real node; see `base.Switch`. Works in the network namespace of its process.
+
+    Changes of one tap wait for each other only, so that an admission, which a create waits for, never queues behind the
+    15 ms that the kernel takes to swap another tap's sessions.
+    """
 
     def __init__(self, settings: SwitchSettings) -> None:
         self._settings = settings
         self._root = settings.bpffs / f"v{LAYOUT_VERSION}"
-        self._changing = asyncio.Lock()
+        self._making = asyncio.Lock()
+        self._changing: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)  # by ifindex
         self._started: _Started | None = None
         self.resets_connections = False
-        """Whether `revoke` can abort the node's own connections: known once started; needs CONFIG_INET_DIAG_DESTROY."""
+        """Can `revoke` abort the node's own connections? Known once started. Where not, their deadlines end them."""
 
     async def start(self) -> None:
-        async with self._changing:
+        async with self._making:
             settings = self._settings
             if not is_bpffs(settings.bpffs):
                 raise NetworkFailure(f"{settings.bpffs} is no BPF file system: mount one there (mount -t bpf bpf ...)")
@@ -119,14 +131,16 @@ class CubeVSwitch:
             await self._adopt(maps, programs)
             forget_other_programs(programs_root, programs.digest)
             self.resets_connections = sockets.can_abort()
+            if not self.resets_connections:
+                log.warning("connections_outlive_sandboxes", cause="this kernel lacks CONFIG_INET_DIAG_DESTROY")
 
     async def create_tap(self) -> Tap:
-        async with self._changing, AsyncExitStack() as undo:
+        async with self._making, AsyncExitStack() as undo:
             started = self._require_started()
             index = self._free_index()
             name, address = taps.tap_name(index), taps.tap_address(self._settings.network, index)
             try:
-                taps.make_tap(name, owner=taps.vmm_uid(index))
+                taps.make_tap(name, owner=self._settings.vmm_uid_base + index)
             except OSError as error:
                 raise NetworkFailure(f"cannot make {name}: {error}") from error
             tap = Tap(name=name, ifindex=socket.if_nametoindex(name), address=address)
@@ -137,6 +151,9 @@ class CubeVSwitch:
             return tap
 
     def open_tap(self, tap: Tap) -> int:
+        # Asking for a name that is not there would make a device, with no program on it.
+        if not _is_present(tap):
+            raise NetworkFailure(f"{tap.name} is no tap of this node")
         try:
             return taps.open_tap(tap.name)
         except OSError as error:
@@ -144,7 +161,7 @@ class CubeVSwitch:
             raise NetworkFailure(f"cannot open {tap.name}{busy}: {error}") from error
 
     async def admit(self, tap: Tap, sandbox_id: SandboxId, policy: EgressPolicy) -> None:
-        async with self._changing:
+        async with self._changing[tap.ifindex]:
             maps = self._require_started().maps
             former = self._entry(tap, maps)
             generation = (former.generation + 1) & 0xFFFFFFFF
@@ -158,15 +175,18 @@ class CubeVSwitch:
             await netlink.label(tap.ifindex, sandbox_id)
 
     async def revoke(self, tap: Tap) -> None:
-        async with self._changing:
-            await self._revoke(tap, self._require_started().maps)
+        async with self._changing[tap.ifindex]:
+            maps = self._require_started().maps
+            if _is_known(tap, maps):
+                await self._revoke(tap, maps)
 
     async def delete_tap(self, tap: Tap) -> None:
-        async with self._changing:
+        async with self._changing[tap.ifindex]:
             maps = self._require_started().maps
-            if _is_present(tap) and maps.taps.get(pack_index(tap.ifindex)) is not None:
+            if _is_known(tap, maps):
                 await self._revoke(tap, maps)
             await self._remove(tap, maps)
+        self._changing.pop(tap.ifindex, None)
 
     async def taps(self) -> tuple[Tap, ...]:
         found = []
@@ -178,12 +198,10 @@ class CubeVSwitch:
     async def drops(self) -> dict[DropReason, int]:
         return self._require_started().maps.drops()
 
-    async def reap(self) -> int:
-        """Forget sessions that ended or went silent, and learn new addresses of the node. Returns how many ended."""
-        async with self._changing:
-            maps = self._require_started().maps
-            maps.replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
-            return await asyncio.to_thread(reap_sessions, maps, self._config())
+    async def reap(self) -> None:
+        maps = self._require_started().maps
+        maps.replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
+        await asyncio.to_thread(reap_sessions, maps, self._config())
 
     def _require_started(self) -> _Started:
         if self._started is None:
@@ -295,6 +313,10 @@ def _forget_policy(maps: Maps, ifindex: int, *, keep: int | None) -> None:
 
 def _denied_keys(networks: Sequence[IPv4Network]) -> set[bytes]:
     return {NetworkKey(network).pack() for network in networks}
+
+
+def _is_known(tap: Tap, maps: Maps) -> bool:
+    return _is_present(tap) and maps.taps.get(pack_index(tap.ifindex)) is not None
 
 
 def _is_present(tap: Tap) -> bool:

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Final
 
 TAP_PREFIX: Final = "cubetap"
-# One VMM user a tap: what one VMM owns, another cannot open, signal or trace.
-FIRST_VMM_UID: Final = 100_000
 
 _TUN_DEVICE: Final = Path("/dev/net/tun")
 _TUNSETIFF: Final = 0x400454CA
@@ -48,10 +46,6 @@ def tap_address(network: IPv4Network, index: int) -> IPv4Address:
 def highest_index(network: IPv4Network) -> int:
     """Return the last index whose address is not the broadcast address."""
     return network.num_addresses - 3
-
-
-def vmm_uid(index: int) -> int:
-    return FIRST_VMM_UID + index
 
 
 def make_tap(name: str, *, owner: int) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from appliance.cubevs.base import GATEWAY_ADDRESS, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX_LENGTH, Tap
-from appliance.cubevs.switch import CubeVSwitch, SwitchSettings
+from appliance.cubevs.switch import CubeVS, SwitchSettings
 from appliance.cubevs.taps import open_tap
 from tests.support.netns import NetworkNamespace, network_namespace
 
@@ -45,9 +45,9 @@ class Site:
     outside: NetworkNamespace
     bpffs: Path
 
-    def switch(self) -> CubeVSwitch:
+    def switch(self) -> CubeVS:
         """Return a new switch, as a Cubelet that starts has; call it inside the node."""
-        return CubeVSwitch(SwitchSettings(bpffs=self.bpffs))
+        return CubeVS(SwitchSettings(bpffs=self.bpffs))
 
     def listen(self, address: IPv4Address, port: int) -> socket.socket:
         """Return a listening socket of the world outside."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from appliance.cubevs.base import EgressPolicy, Tap
-from appliance.cubevs.switch import CubeVSwitch
+from appliance.cubevs.switch import CubeVS
 from appliance.domain.ids import new_sandbox_id
 from tests.support.sandbox_net import Guest, Site, guest, site
 
@@ -30,7 +30,7 @@ def in_node(place: Site) -> Iterator[Site]:
 
 
 @pytest.fixture
-async def switch(in_node: Site) -> AsyncIterator[CubeVSwitch]:
+async def switch(in_node: Site) -> AsyncIterator[CubeVS]:
     started = in_node.switch()
     await started.start()
     yield started
@@ -39,7 +39,7 @@ async def switch(in_node: Site) -> AsyncIterator[CubeVSwitch]:
 
 
 @pytest.fixture
-async def make_guest(switch: CubeVSwitch) -> AsyncIterator[MakeGuest]:
+async def make_guest(switch: CubeVS) -> AsyncIterator[MakeGuest]:
     """Return a maker of guests: admitted under a policy (default: internet), or not at all with `policy=None`."""
     numbers = itertools.count(1)
     with ExitStack() as stack:
