@@ -15,6 +15,7 @@ from guest_agent.files.compose import Compositions
 from guest_agent.files.download import Downloads
 from guest_agent.files.upload import Uploads
 from guest_agent.filesystem.service import FilesystemService
+from guest_agent.filesystem.watch.service import WatchService
 from guest_agent.identity.init import BorrowedMachine, GuestMachine, Initializer
 from guest_agent.metrics import Metrics
 from guest_agent.process.registry import Registry
@@ -34,7 +35,7 @@ def make_app(settings: Settings) -> ASGIApp:
     routes = [
         *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory)),
         *_process_routes(ProcessService(context, Registry())),
-        *_filesystem_routes(FilesystemService(context)),
+        *_filesystem_routes(FilesystemService(context), WatchService(context)),
     ]
     return CORSMiddleware(
         Router(gate, routes), allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
@@ -73,13 +74,17 @@ def _process_routes(service: ProcessService) -> list[Route]:
     return [Route("POST", f"/process.Process/{name}", Access.TOKEN, endpoint) for name, endpoint in endpoints.items()]
 
 
-def _filesystem_routes(service: FilesystemService) -> list[Route]:
+def _filesystem_routes(service: FilesystemService, watching: WatchService) -> list[Route]:
     endpoints = {
         "Stat": unary(service.stat),
         "MakeDir": unary(service.make_dir),
         "Move": unary(service.move),
         "ListDir": unary(service.list_dir),
         "Remove": unary(service.remove),
+        "WatchDir": server_stream(watching.watch_dir),
+        "CreateWatcher": unary(watching.create_watcher),
+        "GetWatcherEvents": unary(watching.get_watcher_events),
+        "RemoveWatcher": unary(watching.remove_watcher),
     }
     return [
         Route("POST", f"/filesystem.Filesystem/{name}", Access.TOKEN, endpoint) for name, endpoint in endpoints.items()

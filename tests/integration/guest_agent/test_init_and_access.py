@@ -72,7 +72,8 @@ def stranger(shared_agent: Agent, agent: Agent) -> Agent:
 _PROCEDURES = [
     *(f"process.Process/{name}" for name in ("Start", "Connect", "List", "Update", "SendInput", "StreamInput")),
     *(f"process.Process/{name}" for name in ("SendSignal", "CloseStdin")),
-    *(f"filesystem.Filesystem/{name}" for name in ("Stat", "MakeDir", "Move", "ListDir", "Remove")),
+    *(f"filesystem.Filesystem/{name}" for name in ("Stat", "MakeDir", "Move", "ListDir", "Remove", "WatchDir")),
+    *(f"filesystem.Filesystem/{name}" for name in ("CreateWatcher", "GetWatcherEvents", "RemoveWatcher")),
 ]
 
 

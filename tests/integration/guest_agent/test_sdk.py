@@ -9,6 +9,7 @@ import pytest
 from e2b import (
     AuthenticationException,
     CommandExitException,
+    FilesystemEventType,
     FileType,
     InvalidArgumentException,
     NotFoundException,
@@ -151,3 +152,16 @@ def test_a_wrong_token_is_an_authentication_error(agent: Agent) -> None:
 def test_many_commands_at_once(sandbox: Sandbox) -> None:
     handles = [sandbox.commands.run(f"sleep 0.2; echo {number}", background=True) for number in range(20)]
     assert [handle.wait().stdout for handle in handles] == [f"{number}\n" for number in range(20)]
+
+
+def test_a_watcher_reports_an_upload(sandbox: Sandbox, tmp_path: Path) -> None:
+    watcher = sandbox.files.watch_dir(str(tmp_path), recursive=True)
+    sandbox.files.write(f"{tmp_path}/a.txt", "x")
+    events = watcher.get_new_events()
+    assert [event.name for event in events] == ["a.txt"] * 3
+    assert [event.type for event in events] == [
+        FilesystemEventType.CREATE,
+        FilesystemEventType.CHMOD,
+        FilesystemEventType.WRITE,
+    ]
+    watcher.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
 
 from guest_agent.process.events import Ended, Event, Keepalive
@@ -30,7 +30,7 @@ class Subscription:
     def full(self) -> bool:
         return len(self._pending) >= MAX_PENDING
 
-    async def batches(self, keepalive: timedelta) -> AsyncIterator[list[Event]]:
+    async def batches(self, keepalive: timedelta) -> AsyncGenerator[list[Event], None]:
         """Yield what is there as soon as there is any, a Keepalive after each silence; return after Ended."""
         while True:
             try:

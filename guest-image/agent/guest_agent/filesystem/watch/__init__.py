@@ -1,0 +1,1 @@
+"""Watching directories: inotify, trees of watches, and the RPCs on top."""

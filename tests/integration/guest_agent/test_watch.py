@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.integration.guest_agent.agent import Agent
+
+pytestmark = pytest.mark.root
+Poll = Callable[[], list[tuple[str, str]]]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "sub").mkdir()
+    return tmp_path
+
+
+def call(agent: Agent, method: str, **message: Any) -> Any:
+    return agent.call(f"filesystem.Filesystem/{method}", message).json
+
+
+def upload(agent: Agent, path: Path, content: bytes = b"content") -> None:
+    headers = {"Content-Type": "application/octet-stream"}
+    assert agent.request("POST", f"/files?path={quote(str(path))}", content, headers=headers).status == 200
+
+
+def pairs(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(event["name"], event["type"].removeprefix("EVENT_TYPE_")) for event in events]
+
+
+@pytest.fixture
+def watch(agent: Agent, tree: Path) -> Iterator[Callable[..., Poll]]:
+    """Create watchers of the tree, and remove them in the end."""
+    watchers: list[str] = []
+
+    def create(**options: Any) -> Poll:
+        watcher = call(agent, "CreateWatcher", path=str(tree), **options)["watcherId"]
+        watchers.append(watcher)
+        return lambda: pairs(call(agent, "GetWatcherEvents", watcherId=watcher)["events"])
+
+    yield create
+    for watcher in watchers:
+        assert call(agent, "RemoveWatcher", watcherId=watcher) == {}
+
+
+def test_an_upload_is_exactly_create_chmod_write_at_once(agent: Agent, tree: Path, watch: Callable[..., Poll]) -> None:
+    poll = watch()
+    upload(agent, tree / "file")
+    assert poll() == [("file", "CREATE"), ("file", "CHMOD"), ("file", "WRITE")]
+    assert poll() == []
+
+
+def test_moves_and_removals(agent: Agent, tree: Path, watch: Callable[..., Poll]) -> None:
+    (tree / "a").touch()
+    poll = watch()
+    (tree / "a").rename(tree / "b")
+    (tree / "b").unlink()
+    (tree / "sub/unseen").touch()
+    assert poll() == [("a", "RENAME"), ("b", "CREATE"), ("b", "REMOVE")]
+
+
+def test_a_recursive_watch_covers_directories_made_later(agent: Agent, tree: Path, watch: Callable[..., Poll]) -> None:
+    poll = watch(recursive=True)
+    (tree / "sub/known").touch()
+    upload(agent, tree / "new/deep/file")
+    events = poll()
+    assert events[:1] == [("sub/known", "CREATE")]
+    created = [name for name, kind in events if kind == "CREATE"]
+    assert created == ["sub/known", "new", "new/deep", "new/deep/file"]
+    (tree / "new/deep/later").touch()
+    assert poll() == [("new/deep/later", "CREATE")]
+
+
+def test_a_directory_moved_within_the_tree_is_watched_under_its_new_name(
+    agent: Agent, tree: Path, watch: Callable[..., Poll]
+) -> None:
+    poll = watch(recursive=True)
+    (tree / "sub").rename(tree / "moved")
+    assert poll() == [("sub", "RENAME"), ("moved", "CREATE")]
+    (tree / "moved/file").touch()
+    assert poll() == [("moved/file", "CREATE")]
+    shutil.rmtree(tree / "moved")
+    assert poll() == [("moved/file", "REMOVE"), ("moved", "REMOVE")]
+
+
+def test_watch_dir_streams(agent: Agent, tree: Path) -> None:
+    stream = agent.stream(
+        "filesystem.Filesystem/WatchDir",
+        {"path": str(tree), "includeEntry": True},
+        **{"Keepalive-Ping-Interval": "1"},
+    )
+    assert stream.next() == {"start": {}}
+    assert stream.next() == {"keepalive": {}}
+    (tree / "file").touch()
+    message = stream.next()
+    assert message is not None
+    event = message["filesystem"]
+    assert pairs([event]) == [("file", "CREATE")]
+    assert (event["entry"]["path"], event["entry"]["type"]) == (str(tree / "file"), "FILE_TYPE_FILE")
+    (tree / "file").unlink()
+    removed = stream.next()
+    assert removed == {"filesystem": {"name": "file", "type": "EVENT_TYPE_REMOVE"}}
+    stream.close()
+
+
+@pytest.mark.parametrize("method", ["CreateWatcher", "WatchDir"])
+def test_only_directories_can_be_watched(agent: Agent, tree: Path, method: str) -> None:
+    (tree / "file").touch()
+    for name, code in (("file", "invalid_argument"), ("missing", "not_found")):
+        message = {"path": str(tree / name)}
+        if method == "CreateWatcher":
+            assert call(agent, method, **message)["code"] == code
+        else:
+            stream = agent.stream(f"filesystem.Filesystem/{method}", message)
+            assert stream.next() is None
+            assert stream.end is not None
+            assert stream.end["error"]["code"] == code
+            stream.close()
+
+
+def test_unknown_watchers_are_not_found(agent: Agent) -> None:
+    for method in ("GetWatcherEvents", "RemoveWatcher"):
+        assert call(agent, method, watcherId="w999")["code"] == "not_found"
+
+
+def test_a_stream_that_ends_leaves_no_descriptor_behind(agent: Agent, tree: Path) -> None:
+    def descriptors() -> int:
+        return len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))
+
+    agent.request("GET", "/health")
+    before = descriptors()
+    for _ in range(20):
+        stream = agent.stream("filesystem.Filesystem/WatchDir", {"path": str(tree)})
+        assert stream.next() == {"start": {}}
+        stream.response.close()
+        stream.close()
+        process = agent.start("/bin/true")
+        while process.next() is not None:
+            pass
+        process.response.close()
+        process.close()
+    # The agent sees the closed connections before it sees a request that was sent after them.
+    for _ in range(50):
+        agent.request("GET", "/health")
+    assert descriptors() <= before

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from guest_agent.identity.init import Initializer
+from guest_agent.session import InitRequest, Session, SessionStore
+
+
+class RecordingMachine:
+    """Remembers what it was told; fails when asked to."""
+
+    def __init__(self) -> None:
+        self.taken: list[InitRequest] = []
+        self.failure: OSError | None = None
+
+    def take_identity(self, request: InitRequest) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.taken.append(request)
+
+
+def init(timestamp_ns: int, token: str = "token") -> InitRequest:
+    return InitRequest(Session(token, timestamp_ns=timestamp_ns), "host", None, b"seed")
+
+
+@pytest.fixture
+def machine() -> RecordingMachine:
+    return RecordingMachine()
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> SessionStore:
+    return SessionStore(tmp_path / "state.json")
+
+
+@pytest.fixture
+def initializer(sessions: SessionStore, machine: RecordingMachine, tmp_path: Path) -> Initializer:
+    return Initializer(sessions, machine, tmp_path / "e2b")
+
+
+def test_a_repeated_or_newer_init_is_applied_and_an_older_one_is_not(
+    initializer: Initializer, sessions: SessionStore, machine: RecordingMachine
+) -> None:
+    for timestamp, token in ((10, "a"), (10, "b"), (11, "c"), (10, "late")):
+        initializer.apply(init(timestamp, token))
+    assert [request.session.access_token for request in machine.taken] == ["a", "b", "c"]
+    assert sessions.current is not None
+    assert sessions.current.access_token == "c"
+
+
+def test_a_machine_that_cannot_be_made_distinct_keeps_its_old_session(
+    initializer: Initializer, sessions: SessionStore, machine: RecordingMachine
+) -> None:
+    machine.failure = PermissionError()
+    with pytest.raises(PermissionError):
+        initializer.apply(init(1))
+    assert sessions.current is None
