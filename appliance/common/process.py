@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -65,45 +65,51 @@ async def run(
         )
     except OSError as error:
         raise CommandFailed(argv, f"could not be started: {error.strerror}") from error
+    assert process.stdout is not None
+    assert process.stderr is not None
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
     try:
         async with asyncio.timeout(deadline.total_seconds()):
             stdout, stderr, _ = await asyncio.gather(
-                _read(process.stdout, max_output_bytes), _read(process.stderr, max_output_bytes), _feed(process, stdin)
+                _collect(process.stdout, max_output_bytes, end),
+                _collect(process.stderr, max_output_bytes, end),
+                _feed(process.stdin, stdin or b""),
             )
             returncode = await process.wait()
-    except TimeoutError:
-        raise DeadlineExceeded(argv[0], deadline.total_seconds()) from None
-    except _TooMuchOutput:
-        raise CommandFailed(argv, f"printed more than {max_output_bytes} bytes") from None
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+    except BaseException as error:
+        end()
+        # Pipes are closed by being read to their end.
+        await asyncio.gather(_collect(process.stdout, 0, end), _collect(process.stderr, 0, end), process.wait())
+        if isinstance(error, TimeoutError):
+            raise DeadlineExceeded(argv[0], deadline.total_seconds()) from None
+        raise
+    if max(len(stdout), len(stderr)) > max_output_bytes:
+        raise CommandFailed(argv, f"printed more than {max_output_bytes} bytes")
     if returncode != 0:
         raise CommandFailed(argv, f"exited with {returncode}", returncode=returncode, stderr=stderr)
     return Completed(stdout, stderr)
 
 
-class _TooMuchOutput(Exception):
-    pass
-
-
-async def _read(stream: asyncio.StreamReader | None, limit: int) -> bytes:
-    assert stream is not None
-    chunks = bytearray()
+async def _collect(stream: asyncio.StreamReader, limit: int, too_much: Callable[[], None]) -> bytes:
+    """Read to the end, which closes the pipe. Past `limit` call `too_much`, once, and drop the rest."""
+    data = bytearray()
     while chunk := await stream.read(65536):
-        chunks += chunk
-        if len(chunks) > limit:
-            raise _TooMuchOutput
-    return bytes(chunks)
+        if len(data) <= limit:
+            data += chunk
+            if len(data) > limit:
+                too_much()
+    return bytes(data)
 
 
-async def _feed(process: asyncio.subprocess.Process, data: bytes | None) -> None:
-    if data is None or process.stdin is None:
+async def _feed(stdin: asyncio.StreamWriter | None, data: bytes) -> None:
+    if stdin is None:
         return
     # A program may end without reading its input; its exit status tells whether that was right.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(data)
-        await process.stdin.drain()
-    process.stdin.close()
+        stdin.write(data)
+        await stdin.drain()
+    stdin.close()

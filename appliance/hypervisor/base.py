@@ -172,3 +172,7 @@ class Hypervisor(Protocol):
     def console(self, vm: VmProcess) -> Path:
         """Return the path of the machine's console log, which is bounded in size."""
         ...
+
+    async def close(self) -> None:
+        """Let go of every machine without touching it. Nothing else may be called afterwards."""
+        ...

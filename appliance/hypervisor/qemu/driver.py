@@ -70,6 +70,7 @@ class QemuHypervisor:
         self._restore_attempts = restore_attempts
         self._control_deadline = control_deadline
         self._version: str | None = None
+        self._identity_text: str | None = None
         self._attachments: dict[tuple[int, int], Attachment] = {}
         self._booted: dict[tuple[int, int], VmSpec] = {}
         self.restore_retries = 0
@@ -272,7 +273,10 @@ class QemuHypervisor:
             attachment.close()
 
     async def _identity(self) -> str:
-        return machine.identity((await self.capabilities()).version, self._accelerator)
+        if self._identity_text is None:
+            version = (await self.capabilities()).version
+            self._identity_text = machine.identity(version, self._accelerator, _cpuinfo())
+        return self._identity_text
 
 
 async def _run(attachment: Attachment) -> None:
@@ -347,6 +351,10 @@ def _check_devices(spec: VmSpec) -> None:
     devices = len(spec.disks) + (spec.nic is not None)
     if devices > machine.MAX_DEVICES:
         raise VmmFailure(f"{spec.vm_id} needs {devices} devices, QEMU's microvm has {machine.MAX_DEVICES}")
+
+
+def _cpuinfo() -> str:
+    return Path("/proc/cpuinfo").read_text()
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import timedelta
 
@@ -15,9 +16,11 @@ MACHINE_TYPE = "microvm,acpi=on,rtc=on"
 # virtio-mmio slots of a microvm: its disks and its network device.
 MAX_DEVICES = 8
 
-# x86-64-v2, which current wheels and Go programs are built for, plus AES for TLS. Versioned, so that an upgrade of
-# QEMU does not change it; -v1 is the one without speculation controls, which TCG would warn about.
-_CPU_MODEL = {Accelerator.TCG: "Westmere-v1", Accelerator.KVM: "host"}
+# x86-64-v2, which current wheels and Go programs are built for, plus AES for TLS and RDRAND, the guest kernel's
+# first entropy. Versioned, so that an upgrade of QEMU does not change it; -v1 is the one without speculation
+# controls, which TCG would warn about.
+# With KVM without ARCH_CAPABILITIES, a register that nested and paravirtual KVMs offer but refuse to set.
+_CPU_MODEL = {Accelerator.TCG: "Westmere-v1,+rdrand", Accelerator.KVM: "host,-arch-capabilities"}
 
 # Translated guest code, MiB. Pages of it count only once used; QEMU's default of 1 GiB is charged to each sandbox
 # as it fills.
@@ -39,9 +42,17 @@ def accel(accelerator: Accelerator, vcpus: int) -> str:
     return f"tcg,tb-size={_TCG_CACHE_MIB},thread={thread}"
 
 
-def identity(version: str, accelerator: Accelerator) -> str:
-    """Return what a snapshot is valid for, as `Snapshot.machine` holds it."""
-    return f"qemu-{version}/{accelerator}/{MACHINE_TYPE}/{cpu_model(accelerator)}"
+def identity(version: str, accelerator: Accelerator, cpuinfo: str) -> str:
+    """Return what a snapshot is valid for, as `Snapshot.machine` holds it; `cpuinfo` is the text of /proc/cpuinfo."""
+    identity = f"qemu-{version}/{accelerator}/{MACHINE_TYPE}/{cpu_model(accelerator)}"
+    return f"{identity}/{_processor(cpuinfo)}" if accelerator is Accelerator.KVM else identity
+
+
+def _processor(cpuinfo: str) -> str:
+    """Return a short name of the host's processor model: a guest of another would use instructions it lacks."""
+    lines = re.findall(r"^(?:vendor_id|cpu family|model|model name|stepping|flags)\s*:.*$", cpuinfo, re.MULTILINE)
+    first_processor = "\n".join(dict.fromkeys(lines))
+    return hashlib.sha256(first_processor.encode()).hexdigest()[:12]
 
 
 def parse_version(text: str) -> str:
