@@ -6,8 +6,11 @@ published as source only (mysqlclient) is compiled here.
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from bundle.stage import Stamp, Workplace, file_inputs, keep_only, link, run
@@ -23,6 +26,9 @@ def build(place: Workplace) -> str:
     dependencies = place.cache / "wheels"
     python = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
+    project = tomllib.loads((place.source / "pyproject.toml").read_text())["project"]
+    if missing := not_locked(project["dependencies"], lock.read_text()):
+        raise SystemExit(f"bundle: requirements.lock lacks {', '.join(missing)}: run `make lock`")
     locked = Stamp.of(place, "wheels-locked", [lock.read_bytes(), sys.version.encode()])
     downloaded = dependencies / locked.key[:16]
     if not downloaded.exists():
@@ -47,6 +53,13 @@ def build(place: Workplace) -> str:
     keep_only(target, [target / wheel.name for wheel in wheels])
     stamp.set()
     return f"{len(wheels)} wheels"
+
+
+def not_locked(dependencies: Sequence[str], lock: str) -> Sequence[str]:
+    """Those of pyproject.toml's dependencies that the lock does not pin."""
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
+    names = [re.split(r"[^A-Za-z0-9_.-]", dependency, maxsplit=1)[0].lower() for dependency in dependencies]
+    return [name for name in names if name not in pinned]
 
 
 def _files(directory: Path) -> list[Path]:
