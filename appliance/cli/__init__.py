@@ -1,0 +1,1 @@
+"""cubemastercli: the operator's view of the appliance."""
