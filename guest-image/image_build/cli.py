@@ -20,7 +20,8 @@ def main(source: Path, arguments: Sequence[str] | None = None) -> int:
     steps = {
         "kernel": (targets.kernel, targets.manifest),
         "agent": (targets.agent, targets.manifest),
-        "all": (targets.kernel, targets.agent, targets.manifest),
+        "images": (targets.images,),
+        "all": (targets.kernel, targets.agent, targets.manifest, targets.images),
         "lock": (targets.lock,),
     }
     try:
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, meaning in (
         ("kernel", "vmlinuz and initramfs.img"),
         ("agent", "agent.squashfs, the guest agent's disk"),
+        ("images", "base and code-interpreter-v1, as OCI layouts"),
         ("all", "everything above"),
         ("lock", "pin the versions that the package mirrors offer now"),
     ):

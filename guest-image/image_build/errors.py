@@ -9,7 +9,7 @@ class BuildError(Exception):
 
 class ToolFailed(BuildError):
     def __init__(self, argv: list[str], returncode: int, stderr: str) -> None:
-        super().__init__(f"{argv[0]} ended with status {returncode}: {stderr.strip()[-2000:] or 'no message'}")
+        super().__init__(f"{argv[0]} ended with status {returncode}: {stderr.strip()[-6000:] or 'no message'}")
         self.argv = argv
         self.returncode = returncode
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 
-from image_build.hashing import sha256_of, sha256_tree
+from image_build.hashing import sha256_file, sha256_of
 from image_build.progress import say
-
-_THIS_PACKAGE = Path(__file__).parent
 
 
 def make(
@@ -19,9 +18,13 @@ def make(
     inputs: Mapping[str, object],
     outputs: Iterable[Path],
     build: Callable[[], None],
+    builders: Iterable[ModuleType],
 ) -> None:
-    """Run `build` unless `stamp` says that `outputs` were made from the same `inputs` by the same builder."""
-    everything = {**inputs, "builder": sha256_tree(_THIS_PACKAGE)}
+    """Run `build` unless `stamp` says that `outputs` were made from the same `inputs` by the same `builders`.
+
+    `builders` are the modules whose change may change the outputs.
+    """
+    everything = {**inputs, **{builder.__name__: _source_hash(builder) for builder in builders}}
     digest = sha256_of(everything)
     wanted = tuple(outputs)
     if _read(stamp) == digest and all(path.exists() for path in wanted):
@@ -35,6 +38,11 @@ def make(
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(json.dumps({"digest": digest, "inputs": everything}, indent=2, sort_keys=True) + "\n")
     say(f"{name}: done")
+
+
+def _source_hash(module: ModuleType) -> str:
+    assert module.__file__ is not None, "a module of ours is a file"
+    return sha256_file(Path(module.__file__))
 
 
 def _read(stamp: Path) -> str | None:

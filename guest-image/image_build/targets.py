@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from image_build import agent, apt, kernel, manifest, pins, programs, squashfs, stamps, wheels
+from image_build import (
+    agent,
+    apt,
+    base_image,
+    code_interpreter_image,
+    commands,
+    cpio,
+    kernel,
+    kernel_modules,
+    layer_tar,
+    manifest,
+    oci,
+    pins,
+    programs,
+    rootfs,
+    squashfs,
+    stamps,
+    wheels,
+)
 from image_build.hashing import sha256_file, sha256_tree
 from image_build.places import Places
 from image_build.progress import say
+
+_TAG = "latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +67,7 @@ class Targets:
             inputs={"lock": sha256_file(lock), **self._program_inputs()},
             outputs=(guest / "vmlinuz", guest / "initramfs.img"),
             build=build,
+            builders=(commands, apt, cpio, kernel, kernel_modules, programs),
         )
 
     def agent(self) -> None:
@@ -77,6 +101,7 @@ class Targets:
             },
             outputs=(disk,),
             build=build,
+            builders=(commands, apt, agent, programs, squashfs, wheels),
         )
 
     def manifest(self) -> None:
@@ -92,16 +117,103 @@ class Targets:
             inputs={"compiler": programs.compiler()},
         )
 
+    def images(self) -> None:
+        self._base()
+        self._code_interpreter()
+
+    def _base(self) -> None:
+        lock = self.places.lock("base")
+        definition = self.places.source / "images" / "base"
+        layout = self.places.images / base_image.NAME
+
+        def build() -> None:
+            debs = pins.read_debs(lock)
+            with self._scratch() as scratch:
+                paths = self.packages.fetch(debs)
+                base_image.build(paths, [deb.name for deb in debs], definition, self._base_layer, scratch)
+            self._write_layout(layout, [self._base_layer_file()], base_image.RUN)
+
+        stamps.make(
+            "base",
+            stamp=self.places.stamps / "base.json",
+            inputs={"debs": sha256_file(lock), "definition": sha256_tree(definition)},
+            outputs=(self._base_layer, layout / "index.json"),
+            build=build,
+            builders=(commands, apt, base_image, layer_tar, oci, rootfs),
+        )
+
+    def _code_interpreter(self) -> None:
+        server, kernels = self.places.lock("server-wheels"), self.places.lock("kernel-wheels")
+        layer = self.places.output / "layers" / "code-interpreter.tar"
+        layout = self.places.images / code_interpreter_image.NAME
+
+        def build() -> None:
+            with self._scratch() as scratch:
+                code_interpreter_image.build(
+                    self._base_layer,
+                    self._interpreter,
+                    server=wheels.fetch(server, self.places.cache),
+                    kernels=wheels.fetch(kernels, self.places.cache),
+                    layer=layer,
+                    scratch=scratch,
+                )
+            top = oci.layer_file(layer, "The code interpreter")
+            self._write_layout(layout, [self._base_layer_file(), top], code_interpreter_image.RUN)
+
+        stamps.make(
+            "code-interpreter-v1",
+            stamp=self.places.stamps / "code-interpreter-v1.json",
+            inputs={
+                "base": sha256_file(self._base_layer),
+                "server": sha256_file(server),
+                "kernels": sha256_file(kernels),
+                "source": sha256_tree(self._interpreter),
+            },
+            outputs=(layer, layout / "index.json"),
+            build=build,
+            builders=(commands, base_image, code_interpreter_image, layer_tar, oci, wheels),
+        )
+
+    def _base_layer_file(self) -> oci.LayerFile:
+        return oci.layer_file(self._base_layer, "Debian 12")
+
+    def _write_layout(self, directory: Path, layers: list[oci.LayerFile], run: oci.RunConfig) -> None:
+        """Replace the layout as a whole, so that no blob of an earlier build stays in it."""
+        shutil.rmtree(directory, ignore_errors=True)
+        digest = oci.write_layout(directory, layers=layers, run=run, tag=_TAG)
+        say(f"{directory.name}: {digest}")
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A directory below `build/`: an unpacked image may be more than a small /tmp holds."""
+        self.places.output.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.places.output, prefix="scratch-") as scratch:
+            yield Path(scratch)
+
     def lock(self) -> None:
         """Pin what the package mirrors offer now. The differences are for a person to read and commit."""
         for name, wanted, closure in (
             ("kernel", self.wanted.kernel_packages, False),
             ("agent", self.wanted.agent_packages, False),
+            ("base", ("?essential", *self.wanted.base_packages), True),
         ):
             say(f"lock: {name}")
             self.places.lock(name).write_text(pins.format_debs(self.packages.lock(wanted, closure=closure)))
-        say("lock: wheels of the agent")
-        self.places.lock("agent-wheels").write_text(wheels.lock(self.places.source / "agent" / "requirements.txt"))
+        for name, requirements in (
+            ("agent-wheels", self.places.source / "agent" / "requirements.txt"),
+            ("server-wheels", self._interpreter / "requirements" / "server.txt"),
+            ("kernel-wheels", self._interpreter / "requirements" / "kernel.txt"),
+        ):
+            say(f"lock: {name}")
+            self.places.lock(name).write_text(wheels.lock(requirements))
+
+    @property
+    def _interpreter(self) -> Path:
+        return self.places.source / "code-interpreter"
+
+    @property
+    def _base_layer(self) -> Path:
+        return self.places.output / "layers" / "base.tar"
 
     def _program_inputs(self) -> dict[str, str]:
         return {"programs": sha256_tree(self.places.source / "init"), "compiler": programs.compiler()}

@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from image_build import commands
@@ -27,23 +27,32 @@ _GUEST_PYTHON = (
 )
 """Choose wheels for the guest's Python, whatever Python this build runs on."""
 
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """Downloaded wheels with the lock file that they were checked against."""
+
+    lock: Path
+    directory: Path
+
+
 _HEAD = "# Made by `guest-image/build.py lock` from {source}. One wheel an entry, in pip's own format.\n"
 
 
-def lock(requirements: Path, constraints: Iterable[Path] = ()) -> str:
-    """Resolve `requirements` now and return the text of the lock file."""
+def lock(requirements: Path) -> str:
+    """Return the text of the lock file for `requirements`, which must name every package and its version."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         commands.run(
             [
                 *_pip("install"),
                 "--dry-run",
+                "--no-deps",
                 "--ignore-installed",
                 f"--target={scratch}/none",
                 f"--report={report}",
                 *_GUEST_PYTHON,
                 f"--requirement={requirements}",
-                *(f"--constraint={constraint}" for constraint in constraints),
             ]
         )
         return format_lock(json.loads(report.read_text()), source=requirements.name)
@@ -60,7 +69,7 @@ def format_lock(report: dict[str, list[dict[str, dict[str, object]]]], *, source
     return _HEAD.format(source=source) + "".join(sorted(lines, key=str.lower))
 
 
-def fetch(lock_file: Path, cache: Path) -> tuple[Path, ...]:
+def fetch(lock_file: Path, cache: Path) -> Locked:
     """Return the wheels of a lock file, downloaded once and checked by pip against their hashes."""
     directory = cache / "wheels" / sha256_file(lock_file)
     if not directory.exists():
@@ -79,12 +88,12 @@ def fetch(lock_file: Path, cache: Path) -> tuple[Path, ...]:
                 ]
             )
             landing.rename(directory)
-    return tuple(sorted(directory.glob("*.whl")))
+    return Locked(lock_file, directory)
 
 
-def unpack(wheels: Iterable[Path], site_packages: Path) -> None:
-    """Unpack the importable part of `wheels`: a library needs no console scripts."""
-    for wheel in wheels:
+def unpack(locked: Locked, site_packages: Path) -> None:
+    """Unpack the importable part of the wheels: a library needs no console scripts."""
+    for wheel in sorted(locked.directory.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
                 if ".data/" not in name:
