@@ -29,6 +29,3 @@ def main() -> None:
         sys.exit(2)
     # uvloop opens no netlink sockets, which is how taps and routes are made.
     sys.exit(serve(app, bind=configuration.socket, environment=os.environ, loop="asyncio"))
-
-if __name__ == "__main__":
-    main()

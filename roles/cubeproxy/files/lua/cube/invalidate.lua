@@ -7,13 +7,24 @@ local _M = {}
 
 local RETRY_SECONDS = 0.5
 
+local last_problem
+
+local function connected()
+    last_problem = nil
+    routes.forget_all()
+end
+
 local function listen(premature)
     if premature then
         return
     end
-    local problem = store.listen(routes.forget_all, routes.forget)
+    local problem = store.listen(connected, routes.forget)
     if problem then
-        ngx.log(ngx.WARN, "not hearing of route changes: ", problem)
+        -- One line a change, not two a second.
+        if problem ~= last_problem then
+            ngx.log(ngx.WARN, "not hearing of route changes: ", problem)
+            last_problem = problem
+        end
         -- Without messages a cached route may be stale: ask for each until they are heard again.
         routes.forget_all()
     end
