@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import os
 import sys
@@ -13,9 +12,6 @@ from pathlib import Path
 from guest_agent.app import make_app
 from guest_agent.server import listen, serve
 from guest_agent.settings import Settings
-
-_OOM_SCORE = "-900"
-"""The agent goes after everything a client started when memory runs out."""
 
 
 def parse_arguments(arguments: list[str]) -> Settings:
@@ -53,8 +49,6 @@ def main() -> None:
     settings = parse_arguments(sys.argv[1:])
     os.umask(0o022)
     os.chdir("/")
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     app = make_app(settings)
     listener = listen(settings)
     print(f"listening on {listener.getsockname()[1]}", flush=True)

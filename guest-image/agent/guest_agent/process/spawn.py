@@ -12,7 +12,7 @@ from guest_agent.process.credentials import acting_as
 from guest_agent.users import User
 
 _OOM_SCORE = "100"
-"""Programs go before the agent when memory runs out; the agent itself runs with a lower score."""
+"""Programs go before the agent when memory runs out; init starts the agent with a lower score."""
 
 
 _ALL_SIGNALS = tuple(signal.valid_signals())
