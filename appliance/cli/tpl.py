@@ -205,4 +205,4 @@ def _show(session: Session, entry: BuildLogEntry) -> None:
         return
     colour = {"error": "red", "warn": "yellow", "debug": "dim"}.get(entry.level, "")
     at = entry.timestamp.astimezone().strftime("%H:%M:%S")
-    session.out.print(f"[dim]{at}[/dim]", escape(entry.message), style=colour, soft_wrap=True)
+    session.err.print(f"[dim]{at}[/dim]", escape(entry.message), style=colour, soft_wrap=True)

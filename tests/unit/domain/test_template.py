@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.contracts import master as wire
+from appliance.domain.errors import Conflict, InvalidRequest
+from appliance.domain.ids import BuildId, TemplateId
+from appliance.domain.placement import Resources
+from appliance.domain.template import (
+    Build,
+    BuildSpec,
+    BuildStatus,
+    ReplicaState,
+    TemplateReference,
+    build_status,
+    parse_reference,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("base", TemplateReference("base")),
+        ("  Base ", TemplateReference("base")),
+        ("code-interpreter-v1", TemplateReference("code-interpreter-v1")),
+        ("team/base", TemplateReference("base", namespace="team")),
+        ("base:v1.2", TemplateReference("base", tag="v1.2")),
+        ("team/base:v1", TemplateReference("base", namespace="team", tag="v1")),
+        ("base:default", TemplateReference("base")),
+    ],
+)
+def test_references_are_namespace_name_and_tag(text: str, expected: TemplateReference) -> None:
+    assert parse_reference(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":v1",
+        "base:",
+        "/base",
+        "team/",
+        "a/b/c",
+        "ba se",
+        "base:v 1",
+        "base:v1:v2",
+        "bäse",
+        "base.v1",
+        "team.x/base",
+        "base:5f0c9f1e-6f0a-4c4b-9a6e-0d9b1d2c3e4f",
+        "base:5f0c9f1e6f0a4c4b9a6e0d9b1d2c3e4f",
+    ],
+)
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_reference(text)
+
+
+names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=20)
+tags = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_.", min_size=1, max_size=20)
+
+
+@given(name=names, namespace=st.none() | names, tag=tags)
+def test_a_reference_reads_back_as_it_was_written(name: str, namespace: str | None, tag: str) -> None:
+    reference = TemplateReference(name, namespace, tag)
+    assert parse_reference(str(reference)) == reference
+
+
+@given(text=st.text(max_size=40))
+def test_any_text_is_a_reference_or_refused(text: str) -> None:
+    try:
+        reference = parse_reference(text)
+    except InvalidRequest:
+        return
+    assert parse_reference(str(reference)) == reference
+
+
+@given(states=st.lists(st.sampled_from(ReplicaState), max_size=5))
+def test_a_build_goes_on_while_a_node_is_at_it_and_then_needs_one_success(states: list[ReplicaState]) -> None:
+    verdict = build_status(states)
+    if not states or ReplicaState.BUILDING in states:
+        assert verdict is BuildStatus.BUILDING
+    elif ReplicaState.READY in states:
+        assert verdict is BuildStatus.READY
+    else:
+        assert verdict is BuildStatus.ERROR
+
+
+def _build(status: BuildStatus) -> Build:
+    spec = BuildSpec("oci:/x", ("user", "secret"), Resources(1, 512), 1024)
+    return Build(BuildId("b"), TemplateId("t"), "default", status, spec, NOW)
+
+
+def test_the_registry_login_is_kept_no_longer_than_the_build() -> None:
+    building = _build(BuildStatus.WAITING).handed_out()
+    assert building.spec.registry_login == ("user", "secret")
+    assert building.ready(at=NOW).spec.registry_login is None
+    assert building.failed("no", step=None, at=NOW).spec.registry_login is None
+
+
+@pytest.mark.parametrize("status", [BuildStatus.READY, BuildStatus.ERROR])
+def test_a_build_that_ended_stays_as_it_is(status: BuildStatus) -> None:
+    with pytest.raises(Conflict):
+        _build(status).failed("late", step=None, at=NOW)
+    with pytest.raises(Conflict):
+        _build(status).handed_out()
+
+
+def test_the_wire_knows_the_same_statuses() -> None:
+    assert {one.value for one in BuildStatus} == {one.value for one in wire.BuildStatus}
