@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any, Final
 
@@ -36,15 +37,20 @@ async def _netlink(what: str) -> AsyncIterator[Any]:
         raise NetworkFailure(f"cannot {what}: {error}") from error
 
 
-async def links(prefix: str) -> dict[str, int]:
-    """Return name -> ifindex of every device whose name starts with `prefix`."""
-    found: dict[str, int] = {}
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device."""
+
+    name: str
+    ifindex: int
+    mac: str | None
+
+
+async def links(prefix: str) -> list[Link]:
+    """Return every device whose name starts with `prefix`."""
     async with _netlink("list devices") as ipr:
-        async for link in await ipr.get_links():
-            name = link.get("ifname")
-            if name.startswith(prefix):
-                found[name] = link["index"]
-    return found
+        found = [Link(link.get("ifname"), link["index"], link.get("address")) async for link in await ipr.get_links()]
+    return [link for link in found if link.name.startswith(prefix)]
 
 
 async def local_addresses() -> set[IPv4Address]:

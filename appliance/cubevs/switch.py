@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 
 from appliance.cubevs import firewall, netlink, sockets, taps
-from appliance.cubevs.base import DropReason, EgressPolicy, Tap
+from appliance.cubevs.base import GATEWAY_MAC, DropReason, EgressPolicy, Tap
 from appliance.cubevs.kernel import is_bpffs
 from appliance.cubevs.loader import KernelHeaders, Programs, forget_other_programs, load_programs
 from appliance.cubevs.maps import (
@@ -190,9 +190,9 @@ class CubeVS:
 
     async def taps(self) -> tuple[Tap, ...]:
         found = []
-        for name, ifindex in (await netlink.links(taps.TAP_PREFIX)).items():
-            if (index := taps.tap_index(name)) is not None:
-                found.append((index, Tap(name, ifindex, taps.tap_address(self._settings.network, index))))
+        for link in await netlink.links(taps.TAP_PREFIX):
+            if (index := taps.tap_index(link.name)) is not None:
+                found.append((index, Tap(link.name, link.ifindex, taps.tap_address(self._settings.network, index))))
         return tuple(tap for _, tap in sorted(found, key=lambda item: item[0]))
 
     async def drops(self) -> dict[DropReason, int]:
@@ -230,7 +230,11 @@ class CubeVS:
     async def _adopt(self, maps: Maps, programs: Programs) -> None:
         """Bring every tap that is there under today's programs, and forget what the maps hold of others."""
         present = await self.taps()
+        # A Cubelet that died while it made a tap may have left one half made.
+        half_made = {link.ifindex for link in await netlink.links(taps.TAP_PREFIX) if link.mac != GATEWAY_MAC}
         for tap in present:
+            if tap.ifindex in half_made:
+                await netlink.prepare(tap.ifindex)
             await self._set_up(tap, _Started(maps, programs))
         indices = {tap.ifindex for tap in present}
         for stale in (set(maps.taps.keys()) | set(maps.sessions.keys())) - {pack_index(i) for i in indices}:

@@ -16,6 +16,7 @@ from appliance.cubevs import loader
 from appliance.cubevs.base import GATEWAY_ADDRESS, DropReason, EgressPolicy
 from appliance.cubevs.maps import Closed, Opener, Session, SessionKey, open_maps
 from appliance.cubevs.switch import CubeVS
+from appliance.cubevs.taps import make_tap
 from appliance.domain.ids import new_sandbox_id
 from tests.integration.cubevs.conftest import MakeGuest
 from tests.support.sandbox_net import (
@@ -27,6 +28,7 @@ from tests.support.sandbox_net import (
     Guest,
     Site,
     connect,
+    guest,
     listen,
     udp_socket,
 )
@@ -331,6 +333,14 @@ async def test_deleting_a_tap_leaves_nothing(switch: CubeVS, in_node: Site) -> N
     maps = open_maps(in_node.bpffs / "v1" / "maps", sessions_per_tap=16)
     assert list(maps.taps.keys()) == list(maps.sessions.keys()) == list(maps.policy.keys()) == []
     assert str(tap.address) not in in_node.node.run("ip", "route")
+
+
+async def test_a_tap_that_was_half_made_is_completed(switch: CubeVS, in_node: Site) -> None:
+    make_tap("cubetap1", owner=0)  # and then Cubelet died
+    await in_node.switch().start()
+    (tap,) = await switch.taps()
+    with guest(tap, switch.open_tap(tap), "completed") as behind, behind.listen(49983):
+        connect(tap.address, 49983).close()
 
 
 async def test_reaping_forgets_silent_sessions_only(switch: CubeVS, in_node: Site) -> None:
