@@ -39,6 +39,8 @@ _CONCURRENT_IMPORTS = 2
 class LocalImageStore:
     """An `ImageStore` in a directory of this node. Files in it are complete, and synced before they have a name.
 
+    Every directory above must be searchable for all (mode 0711), as pulls and VMMs run without privileges.
+
     All layers of an image become one: a guest has few virtio slots, and overlayfs looks through every layer it has.
     """
 
@@ -64,7 +66,7 @@ class LocalImageStore:
         parsed = parse_reference(reference)
         async with self._slots:
             with storage_errors("import of an image"):
-                self._directory.mkdir(parents=True, exist_ok=True)
+                self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
                 if isinstance(parsed, RegistryImage):
                     await self._sweep_once()
                     progress(f"Pulling {parsed.name}")

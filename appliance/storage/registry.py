@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,9 @@ _TEMPORARY_PREFIX = ".pull-"
 
 _DEFAULT_HOST = "docker.io"
 _LAYOUT_NAME = "image"
+_DETAIL_MAX_LENGTH = 500
+_FATAL = re.compile(r'level=fatal msg="(?P<message>(?:[^"\\]|\\.)*)"')
+
 _ADDRESS_SPACE_BYTES = 4 * 2**30
 """Go reserves far more than it uses."""
 
@@ -111,5 +115,7 @@ def _environment(temporary: Path) -> dict[str, str]:
 def _translated(image: RegistryImage, error: CommandFailed) -> StorageFailure:
     if b"no space left on device" in error.stderr:
         return DiskFull("the node's disk has no room for the image")
-    lines = error.stderr.decode(errors="replace").strip().splitlines()
-    return StorageFailure(f"cannot pull '{image.name}': {lines[-1][:500] if lines else error}")
+    said = error.stderr.decode(errors="replace")
+    fatal = _FATAL.search(said)
+    detail = fatal["message"].replace('\\"', '"') if fatal is not None else str(error)
+    return StorageFailure(f"cannot pull '{image.name}': {detail[:_DETAIL_MAX_LENGTH]}")

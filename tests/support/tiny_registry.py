@@ -1,0 +1,71 @@
+"""A registry for one test: serves an OCI layout over HTTP on loopback, to those who know the password."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+@dataclass
+class TinyRegistry:
+    host: str
+    served: list[str] = field(default_factory=list)
+    """Paths answered with 200."""
+
+
+@contextmanager
+def serving(layout: Path, *, username: str, password: str) -> Iterator[TinyRegistry]:
+    """Serve the layout's one image under every name and tag."""
+    manifest_digest = json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
+    expected = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            if self.headers.get("Authorization") != expected:
+                self._answer(401, b"{}", ("WWW-Authenticate", 'Basic realm="tiny"'))
+            elif self.path == "/v2/":
+                self._answer(200, b"{}")
+            elif "/manifests/" in self.path:
+                self._blob(manifest_digest, "application/vnd.oci.image.manifest.v1+json")
+            elif "/blobs/" in self.path:
+                self._blob(self.path.rpartition("/")[2], "application/octet-stream")
+            else:
+                self._answer(404, b"{}")
+
+        do_HEAD = do_GET  # noqa: N815 - the name that the base class looks for
+
+        def _blob(self, digest: str, media_type: str) -> None:
+            content = (layout / "blobs" / "sha256" / digest.removeprefix("sha256:")).read_bytes()
+            self._answer(200, content, ("Content-Type", media_type), ("Docker-Content-Digest", digest))
+
+        def _answer(self, status: int, content: bytes, *headers: tuple[str, str]) -> None:
+            if status == 200:
+                registry.served.append(self.path)
+            self.send_response(status)
+            for name, value in (*headers, ("Content-Length", str(len(content)))):
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    registry = TinyRegistry(host=f"127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield registry
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
