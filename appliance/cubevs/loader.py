@@ -55,16 +55,27 @@ class Programs:
         os.close(self.to_guest)
 
 
-def find_headers(modules: Path = Path("/lib/modules"), release: str | None = None) -> KernelHeaders:
-    """Return the headers of kernel `release` (default: the running one) or, where it has none, of any other."""
+def find_headers(
+    release: str | None = None, *, modules: Path = Path("/lib/modules"), sources: Path = Path("/usr/src")
+) -> KernelHeaders:
+    """Return the headers of kernel `release` (default: the running one) or, where it has none, of another.
+
+    They are found by the links that packages leave in `modules`, or in `sources` itself: systemd's ProtectKernelModules
+    hides the former from a service.
+    """
     wanted = release or os.uname().release
-    others = sorted((d for d in modules.glob("*") if d.name != wanted), reverse=True)
-    for directory in (modules / wanted, *others):
-        build, source = directory / "build", directory / "source"
-        if build.is_dir():
-            return KernelHeaders(source=source if source.is_dir() else build, build=build)
+    if linked := [d for d in modules.glob("*") if (d / "build").is_dir()]:
+        best = max(linked, key=lambda d: (d.name == wanted, d.name))
+        source, build = best / "source", best / "build"
+        return KernelHeaders(source=source if source.is_dir() else build, build=build)
+    generated = "include/generated/autoconf.h"
+    trees = [*sources.glob(f"linux-headers-*/{generated}"), *sources.glob(f"kernels/*/{generated}")]
+    if configured := [tree.parents[2] for tree in trees]:
+        build = max(configured, key=lambda d: (wanted in d.name, d.name))
+        common = build.with_name(f"{build.name.rpartition('-')[0]}-common")
+        return KernelHeaders(source=common if common.is_dir() else build, build=build)
     raise NetworkFailure(
-        f"no kernel headers under {modules}: install linux-headers (Debian, Ubuntu) or kernel-devel (RHEL-like)"
+        f"no kernel headers under {modules} or {sources}: install linux-headers (Debian, Ubuntu) or kernel-devel (RHEL)"
     )
 
 

@@ -404,6 +404,13 @@ async def test_a_guests_icmp_error_reaches_the_node_about_its_own_flow_only(unad
         assert unadmitted.from_guest(forged).reason is DropReason.TO_HOST
 
 
+async def test_a_guest_sends_no_icmp_errors_outside(port: Port) -> None:
+    assert port.from_guest(guest_udp()).verdict == PASS
+    quoted = udp_frame(OUTSIDE, GUEST_ADDRESS, 4000, 5000).ip()[:28]
+    error = Frame(destination=OUTSIDE, protocol=ICMP, l4=icmp(UNREACHABLE, 3, 0, quoted))
+    assert port.from_guest(error).reason is DropReason.TO_HOST
+
+
 async def test_the_gateway_answers_arp(unadmitted: Port) -> None:
     asked = unadmitted.from_guest(arp(1, GUEST_MAC, GUEST_ADDRESS, GATEWAY_ADDRESS))
     assert asked.verdict == REDIRECT

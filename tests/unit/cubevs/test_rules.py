@@ -104,20 +104,37 @@ def make_headers(modules: Path, release: str, *, split: bool) -> None:
 def test_headers_of_the_running_kernel_come_first(tmp_path: Path) -> None:
     make_headers(tmp_path, "5.0-a", split=False)
     make_headers(tmp_path, "9.0-a", split=False)
-    assert loader.find_headers(tmp_path, "5.0-a").build == tmp_path / "5.0-a" / "build"
+    assert loader.find_headers("5.0-a", modules=tmp_path).build == tmp_path / "5.0-a" / "build"
 
 
 def test_headers_of_another_kernel_serve(tmp_path: Path) -> None:
     (tmp_path / "6.18").mkdir()
     make_headers(tmp_path, "6.1-b", split=True)
-    assert loader.find_headers(tmp_path, "6.18") == loader.KernelHeaders(
+    assert loader.find_headers("6.18", modules=tmp_path) == loader.KernelHeaders(
         source=tmp_path / "6.1-b" / "source", build=tmp_path / "6.1-b" / "build"
     )
 
 
 def test_no_headers_at_all_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(NetworkFailure, match="linux-headers"):
-        loader.find_headers(tmp_path, "6.18")
+        loader.find_headers("6.18", modules=tmp_path, sources=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tree", "common"),
+    [
+        ("linux-headers-6.1-amd64", "linux-headers-6.1-common"),
+        ("kernels/5.14-el9", None),
+        ("linux-headers-6.8-x", None),
+    ],
+)
+def test_headers_are_found_where_modules_are_hidden(tmp_path: Path, tree: str, common: str | None) -> None:
+    (tmp_path / tree / "include" / "generated").mkdir(parents=True)
+    (tmp_path / tree / "include" / "generated" / "autoconf.h").touch()
+    if common:
+        (tmp_path / common).mkdir()
+    found = loader.find_headers("6.18", modules=tmp_path / "hidden", sources=tmp_path)
+    assert found == loader.KernelHeaders(source=tmp_path / (common or tree), build=tmp_path / tree)
 
 
 def test_the_digest_follows_the_place_of_the_maps(tmp_path: Path) -> None:
