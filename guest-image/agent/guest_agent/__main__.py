@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import resource
 import sys
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 from guest_agent.app import make_app
 from guest_agent.server import listen, serve
 from guest_agent.settings import Settings
+
+_SOFT_DESCRIPTORS = 65_536
+_HARD_DESCRIPTORS = 524_288
 
 
 def parse_arguments(arguments: list[str]) -> Settings:
@@ -45,10 +49,22 @@ def parse_arguments(arguments: list[str]) -> Settings:
     )
 
 
+def raise_descriptor_limit() -> None:
+    """Allow as many open files as a service manager would. The kernel gives its first process, and so us, 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, _SOFT_DESCRIPTORS)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, _HARD_DESCRIPTORS)))
+    except (ValueError, OSError):
+        # Without CAP_SYS_RESOURCE, as in a container: what is granted already must do.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
 def main() -> None:
     settings = parse_arguments(sys.argv[1:])
     os.umask(0o022)
     os.chdir("/")
+    raise_descriptor_limit()
     app = make_app(settings)
     listener = listen(settings)
     print(f"listening on {listener.getsockname()[1]}", flush=True)

@@ -29,7 +29,11 @@ class Session:
     sandbox_id: str = ""
     template_id: str = ""
     timestamp_ns: int = 0
-    """When the node said so, in Unix nanoseconds: an older /init that arrives late is not obeyed."""
+    """When the node said so, in Unix nanoseconds."""
+
+    def precedes(self, other: Session) -> bool:
+        """Return whether this is an earlier word about the same sandbox."""
+        return self.sandbox_id == other.sandbox_id and self.timestamp_ns < other.timestamp_ns
 
 
 @dataclass(frozen=True, slots=True)

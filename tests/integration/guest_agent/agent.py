@@ -16,6 +16,8 @@ from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 AGENT_SOURCE = Path(__file__).parents[3] / "guest-image" / "agent"
 TOKEN = "0123456789abcdef"
 DEADLINE_S = 20.0
@@ -202,7 +204,11 @@ def spawn_agent(directory: Path, *extra: str) -> Agent:
         )
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line.startswith("listening on "), (directory / "agent.log").read_text()
+    if not line.startswith("listening on "):
+        process.stdout.close()
+        process.kill()
+        process.wait()
+        pytest.fail((directory / "agent.log").read_text())
     return Agent(int(line.split()[-1]), process, directory)
 
 

@@ -62,9 +62,13 @@ class Initializer:
         return Response(status_code=204, headers={"X-Envd-Version": ENVD_VERSION, "Cache-Control": "no-store"})
 
     def apply(self, request: InitRequest) -> None:
-        """Become the sandbox that `request` describes. One that is older than the last is ignored."""
+        """Become the sandbox that `request` describes.
+
+        A request for the same sandbox that is older than the last one came late and is ignored. For another sandbox it
+        never is: if the node's clock was set back since, the clone would go on with its template's session.
+        """
         current = self._sessions.current
-        if current is not None and request.session.timestamp_ns < current.timestamp_ns:
+        if current is not None and request.session.precedes(current):
             return
         self._machine.take_identity(request)
         names.write_markers(self._markers, request.session)

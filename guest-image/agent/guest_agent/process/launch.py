@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from guest_agent.process.events import Channel
 from guest_agent.process.input import InputWriter
@@ -28,14 +29,16 @@ def launch_with_pipes(command: Command, *, stdin: bool, on_end: OnEnd) -> Proces
         for descriptor in (stdout, stderr):
             os.set_blocking(descriptor, False)
         pid = spawn(command, Stdio(their_stdin, their_stdout, their_stderr))
+        with _killed_on_failure(pid):
+            process = Process(
+                pid,
+                outputs={stdout: Channel.STDOUT, stderr: Channel.STDERR},
+                stdin=writer,
+                terminal=None,
+                on_end=on_end,
+            )
         ours.pop_all()
-        return Process(
-            pid,
-            outputs={stdout: Channel.STDOUT, stderr: Channel.STDERR},
-            stdin=writer,
-            terminal=None,
-            on_end=on_end,
-        )
+        return process
 
 
 def launch_on_terminal(command: Command, size: TerminalSize, *, on_end: OnEnd) -> Process:
@@ -48,14 +51,27 @@ def launch_on_terminal(command: Command, size: TerminalSize, *, on_end: OnEnd) -
         writer = InputWriter(os.dup(terminal.leader))
         ours.callback(writer.close)
         pid = spawn(command, Stdio(terminal.path, 0, 0))
+        with _killed_on_failure(pid):
+            process = Process(
+                pid,
+                outputs={terminal.leader: Channel.PTY},
+                stdin=None,
+                terminal=writer,
+                on_end=on_end,
+            )
         ours.pop_all()
-        return Process(
-            pid,
-            outputs={terminal.leader: Channel.PTY},
-            stdin=None,
-            terminal=writer,
-            on_end=on_end,
-        )
+        return process
+
+
+@contextmanager
+def _killed_on_failure(pid: int) -> Iterator[None]:
+    """Leave no child behind that nobody would reap."""
+    try:
+        yield
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _pipe(readers: ExitStack, writers: ExitStack) -> tuple[int, int]:

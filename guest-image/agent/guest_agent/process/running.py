@@ -38,7 +38,11 @@ class Process:
         terminal: InputWriter | None,
         on_end: Callable[[Process], None],
     ) -> None:
-        """Take over the descriptors in `outputs`, which must be non-blocking. Must be called within the event loop."""
+        """Take over the descriptors in `outputs`, which must be non-blocking. Must be called within the event loop.
+
+        Raises OSError, and has taken over nothing, where no descriptor is left to watch the process with.
+        """
+        self._pidfd = os.pidfd_open(pid)
         self.pid = pid
         self.ended: Ended | None = None
         self.timed_out = False
@@ -52,7 +56,6 @@ class Process:
         self._paused = False
         self._deadline: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._pidfd = os.pidfd_open(pid)
         self._loop.add_reader(self._pidfd, self._reap)
         self._listen()
 

@@ -21,8 +21,8 @@ class RecordingMachine:
         self.taken.append(request)
 
 
-def init(timestamp_ns: int, token: str = "token") -> InitRequest:
-    return InitRequest(Session(token, timestamp_ns=timestamp_ns), "host", None, b"seed")
+def init(timestamp_ns: int, token: str = "token", sandbox: str = "isbx") -> InitRequest:
+    return InitRequest(Session(token, timestamp_ns=timestamp_ns, sandbox_id=sandbox), "host", None, b"seed")
 
 
 @pytest.fixture
@@ -48,6 +48,15 @@ def test_a_repeated_or_newer_init_is_applied_and_an_older_one_is_not(
     assert [request.session.access_token for request in machine.taken] == ["a", "b", "c"]
     assert sessions.current is not None
     assert sessions.current.access_token == "c"
+
+
+def test_another_sandbox_is_taken_on_even_if_the_nodes_clock_went_back(
+    initializer: Initializer, sessions: SessionStore
+) -> None:
+    initializer.apply(init(10, "template's", sandbox=""))
+    initializer.apply(init(5, "clone's"))
+    assert sessions.current is not None
+    assert sessions.current.access_token == "clone's"
 
 
 def test_a_machine_that_cannot_be_made_distinct_keeps_its_old_session(
