@@ -95,7 +95,7 @@ class Snapshot:
     memory_file: Path
     device_state: Path
     machine: str
-    """VMM, version, accelerator, machine type and cpu model, as one string; a driver refuses another's."""
+    """VMM, version, accelerator, machine type, cpu model and devices, as one string; a driver refuses another's."""
     vcpus: int
     memory_mib: int
 

@@ -82,8 +82,8 @@ def _previous(path: Path) -> Path:
     return path.with_name(path.name + ".1")
 
 
-def tail(path: Path, limit: int = 2000) -> str:
-    """Return the last `limit` characters of a console log; empty where there is none."""
+def tail(path: Path, limit: int = 4000) -> str:
+    """Return the last `limit` bytes of a console log as text, by default enough for a panic; empty where there is none."""
     data = b""
     for segment in (_previous(path), path):
         with contextlib.suppress(FileNotFoundError):

@@ -25,8 +25,6 @@ from appliance.hypervisor.base import (
 )
 from appliance.hypervisor.deadlines import within
 
-MACHINE = "fake"
-
 # Above any pid that Linux hands out (PID_MAX_LIMIT is 4194304): nobody kills a real process by a fake's pid.
 _FIRST_PID = 5_000_000
 
@@ -126,10 +124,10 @@ class FakeHypervisor:
         spec.memory_file.write_text(machine.ram)
         state = directory / "device-state"
         state.write_text("fake")
-        return Snapshot(spec.memory_file, state, MACHINE, spec.vcpus, spec.memory_mib)
+        return Snapshot(spec.memory_file, state, _machine(spec), spec.vcpus, spec.memory_mib)
 
     async def clone(self, spec: VmSpec, snapshot: Snapshot, *, deadline: timedelta) -> VmProcess:
-        objection = snapshot.objection(spec, MACHINE)
+        objection = snapshot.objection(spec, _machine(spec))
         if objection is not None:
             raise VmmFailure(objection)
         async with within(deadline, f"the restore of {spec.vm_id}"):
@@ -173,6 +171,10 @@ class FakeHypervisor:
         if machine is None:
             raise VmmFailure(f"{vm.vm_id} has ended")
         return machine
+
+
+def _machine(spec: VmSpec) -> str:
+    return f"fake/disks={len(spec.disks)},nics={int(spec.nic is not None)}"
 
 
 def _remove_socket(vm: VmProcess) -> None:

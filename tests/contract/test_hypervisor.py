@@ -218,9 +218,16 @@ async def test_clone_of_a_snapshot_that_does_not_fit_leaves_nothing(
 
 
 async def test_clone_without_its_disk_leaves_nothing(harness: Harness, template: Snapshot) -> None:
-    spec = dataclasses.replace(harness.spec("clone"), disks=(Disk(Path("/nonexistent"), read_only=True),))
+    spec = dataclasses.replace(harness.spec("clone"), disks=(Disk(Path("/nonexistent"), read_only=False),))
     with pytest.raises(VmmFailure, match="/nonexistent"):
         await harness.driver.clone(spec, template, deadline=PATIENCE)
+    assert harness.leftovers() == set()
+
+
+async def test_clone_with_other_disks_than_its_template_is_refused(harness: Harness, template: Snapshot) -> None:
+    spec = harness.spec("clone")
+    with pytest.raises(VmmFailure):
+        await harness.driver.clone(dataclasses.replace(spec, disks=spec.disks * 2), template, deadline=PATIENCE)
     assert harness.leftovers() == set()
 
 

@@ -70,7 +70,7 @@ class QemuHypervisor:
         self._restore_attempts = restore_attempts
         self._control_deadline = control_deadline
         self._version: str | None = None
-        self._identity_text: str | None = None
+        self._identity: str | None = None
         self._attachments: dict[tuple[int, int], Attachment] = {}
         self._booted: dict[tuple[int, int], VmSpec] = {}
         self.restore_retries = 0
@@ -113,7 +113,7 @@ class QemuHypervisor:
         spec = self._booted.get(_key(vm))
         if spec is None:
             raise VmmFailure(f"{vm.vm_id} was not booted by this Cubelet, so its memory is not kept in a file")
-        identity = await self._identity()
+        made_by = await self._machine(spec)
         async with within(deadline, f"the snapshot of {vm.vm_id}"):
             await save_state(await self._control(vm), directory / DEVICE_STATE)
             # Read-only from here on: every clone maps it, each as a user of its own.
@@ -122,14 +122,14 @@ class QemuHypervisor:
         return Snapshot(
             memory_file=spec.memory_file,
             device_state=directory / DEVICE_STATE,
-            machine=identity,
+            machine=made_by,
             vcpus=spec.vcpus,
             memory_mib=spec.memory_mib,
         )
 
     async def clone(self, spec: VmSpec, snapshot: Snapshot, *, deadline: timedelta) -> VmProcess:
         _check_devices(spec)
-        objection = snapshot.objection(spec, await self._identity())
+        objection = snapshot.objection(spec, await self._machine(spec))
         if objection is not None:
             raise VmmFailure(objection)
         what = f"the restore of {spec.vm_id}"
@@ -272,11 +272,12 @@ class QemuHypervisor:
         if attachment is not None:
             attachment.close()
 
-    async def _identity(self) -> str:
-        if self._identity_text is None:
+    async def _machine(self, spec: VmSpec) -> str:
+        """Return what `Snapshot.machine` is for a machine like `spec`."""
+        if self._identity is None:
             version = (await self.capabilities()).version
-            self._identity_text = machine.identity(version, self._accelerator, _cpuinfo())
-        return self._identity_text
+            self._identity = machine.identity(version, self._accelerator, _cpuinfo())
+        return f"{self._identity}/{machine.layout(spec)}"
 
 
 async def _run(attachment: Attachment) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from appliance.common.process import run
 from appliance.domain.errors import VmmFailure
-from appliance.hypervisor.base import Accelerator
+from appliance.hypervisor.base import Accelerator, VmSpec
 
 # acpi=on: the guest kernel finds its virtio-mmio devices in ACPI tables, not on its command line.
 MACHINE_TYPE = "microvm,acpi=on,rtc=on"
@@ -43,9 +43,17 @@ def accel(accelerator: Accelerator, vcpus: int) -> str:
 
 
 def identity(version: str, accelerator: Accelerator, cpuinfo: str) -> str:
-    """Return what a snapshot is valid for, as `Snapshot.machine` holds it; `cpuinfo` is the text of /proc/cpuinfo."""
+    """Return what makes a snapshot of one host unfit for another; `cpuinfo` is the text of /proc/cpuinfo."""
     identity = f"qemu-{version}/{accelerator}/{MACHINE_TYPE}/{cpu_model(accelerator)}"
     return f"{identity}/{_processor(cpuinfo)}" if accelerator is Accelerator.KVM else identity
+
+
+def layout(spec: VmSpec) -> str:
+    """Return the devices of a machine, as far as they must be the same in a clone.
+
+    QEMU itself would load the state of a machine with fewer devices, into a machine whose guest knows of none of them.
+    """
+    return f"disks={len(spec.disks)},nics={int(spec.nic is not None)}"
 
 
 def _processor(cpuinfo: str) -> str:

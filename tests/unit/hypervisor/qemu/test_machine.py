@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from appliance.domain.errors import VmmFailure
-from appliance.hypervisor.base import Accelerator
-from appliance.hypervisor.qemu.machine import identity, parse_version
+from appliance.domain.ids import VmId
+from appliance.hypervisor.base import Accelerator, Disk, Nic, VmSpec
+from appliance.hypervisor.qemu.machine import identity, layout, parse_version
 
 CPUINFO = "vendor_id\t: GenuineIntel\nmodel\t\t: 143\nflags\t\t: fpu avx512f\ncpu MHz\t\t: {mhz}\n"
 
@@ -48,3 +51,13 @@ def test_identity_under_tcg_does_not_depend_on_the_host() -> None:
 def test_identity_does_not_depend_on_the_momentary_clock_rate_or_number_of_processors() -> None:
     one, two = CPUINFO.format(mhz=2500), CPUINFO.format(mhz=800) + CPUINFO.format(mhz=900)
     assert identity("10.0.2", Accelerator.KVM, one) == identity("10.0.2", Accelerator.KVM, two)
+
+
+def test_layout_differs_where_a_guest_would_miss_a_device() -> None:
+    disk, nic = Disk(Path("disk"), read_only=True), Nic(tap_fd=3, mac="02:fc:00:00:00:05")
+    specs = [
+        VmSpec(VmId("vm"), 1, 256, Path("memory"), disks, network, Path("run"), None)
+        for disks in ((disk,), (disk, disk))
+        for network in (None, nic)
+    ]
+    assert len({layout(spec) for spec in specs}) == 4
