@@ -83,7 +83,7 @@ def _previous(path: Path) -> Path:
 
 
 def tail(path: Path, limit: int = 4000) -> str:
-    """Return the last `limit` bytes of a console log as text, by default enough for a panic; empty where there is none."""
+    """Return the last `limit` bytes of a console log as text, by default enough for a panic; empty if absent."""
     data = b""
     for segment in (_previous(path), path):
         with contextlib.suppress(FileNotFoundError):
