@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, func, select, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
 from appliance.cubemaster.persistence.tables import nodes, replicas, sandboxes
@@ -102,15 +102,7 @@ class NodeRepository:
 
     def candidates(self, build_id: BuildId) -> list[Candidate]:
         """Return the ready nodes that hold the build."""
-        rows = self._connection.execute(
-            select(nodes, replicas.c.pooled)
-            .join(replicas, replicas.c.node_id == nodes.c.node_id)
-            .where(
-                replicas.c.build_id == build_id,
-                replicas.c.state == ReplicaState.READY,
-                nodes.c.state == NodeState.READY,
-            )
-        )
+        rows = self._connection.execute(_CANDIDATES, {"build": build_id})
         return [
             Candidate(
                 node_id=NodeId(row.node_id),
@@ -124,28 +116,14 @@ class NodeRepository:
 
     def reserve(self, node_id: NodeId, request: Resources, *, build_id: BuildId) -> bool:
         """Take `request` from the node if it is still there, the node ready and the build on it; return whether."""
-        held = (
-            select(replicas.c.build_id)
-            .where(
-                replicas.c.build_id == build_id,
-                replicas.c.node_id == node_id,
-                replicas.c.state == ReplicaState.READY,
-            )
-            .exists()
-        )
         result = self._connection.execute(
-            update(nodes)
-            .where(
-                nodes.c.node_id == node_id,
-                nodes.c.state == NodeState.READY,
-                nodes.c.vcpus_reserved + request.vcpus <= nodes.c.vcpus,
-                nodes.c.memory_reserved_mib + request.memory_mib <= nodes.c.memory_mib,
-                held,
-            )
-            .values(
-                vcpus_reserved=nodes.c.vcpus_reserved + request.vcpus,
-                memory_reserved_mib=nodes.c.memory_reserved_mib + request.memory_mib,
-            )
+            _RESERVE,
+            {
+                "node": node_id,
+                "build": build_id,
+                "wanted_vcpus": request.vcpus,
+                "wanted_memory_mib": request.memory_mib,
+            },
         )
         return result.rowcount == 1
 
@@ -159,6 +137,44 @@ class NodeRepository:
                 memory_reserved_mib=nodes.c.memory_reserved_mib - held.memory_mib,
             )
         )
+
+
+# On the path of every create: built once, since building a statement costs as much as running it.
+_CANDIDATES = (
+    select(
+        nodes.c.node_id,
+        nodes.c.vcpus,
+        nodes.c.memory_mib,
+        nodes.c.vcpus_reserved,
+        nodes.c.memory_reserved_mib,
+        nodes.c.disk_free_mib,
+        replicas.c.pooled,
+    )
+    .join(replicas, replicas.c.node_id == nodes.c.node_id)
+    .where(
+        replicas.c.build_id == bindparam("build"),
+        replicas.c.state == ReplicaState.READY,
+        nodes.c.state == NodeState.READY,
+    )
+)
+_RESERVE = (
+    update(nodes)
+    .where(
+        nodes.c.node_id == bindparam("node"),
+        nodes.c.state == NodeState.READY,
+        nodes.c.vcpus_reserved + bindparam("wanted_vcpus") <= nodes.c.vcpus,
+        nodes.c.memory_reserved_mib + bindparam("wanted_memory_mib") <= nodes.c.memory_mib,
+        exists().where(
+            replicas.c.build_id == bindparam("build"),
+            replicas.c.node_id == bindparam("node"),
+            replicas.c.state == ReplicaState.READY,
+        ),
+    )
+    .values(
+        vcpus_reserved=nodes.c.vcpus_reserved + bindparam("wanted_vcpus"),
+        memory_reserved_mib=nodes.c.memory_reserved_mib + bindparam("wanted_memory_mib"),
+    )
+)
 
 
 def _node(row: Row[tuple[object, ...]]) -> Node:

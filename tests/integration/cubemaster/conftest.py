@@ -123,12 +123,27 @@ class Appliance:
 
 
 @pytest.fixture
-def settings(db: MariaDb, redis: RedisServer, run_dir: Path) -> CubeMasterSettings:
+def lost_after_s() -> float:
+    """Long: most tests send no heartbeats while they run. The one about silence overrides it."""
+    return 3600
+
+
+@pytest.fixture
+def create_deadline_s() -> float:
+    return 30
+
+
+@pytest.fixture
+def settings(
+    db: MariaDb, redis: RedisServer, run_dir: Path, lost_after_s: float, create_deadline_s: float
+) -> CubeMasterSettings:
     return CubeMasterSettings(
         socket=run_dir / "master",
         database=DatabaseSettings(socket=db.socket, name=DATABASE, user=db.user, password=False, connections=4),
         redis=RedisSettings(socket=redis.socket, password=False),
-        nodes=NodeSettings(lost_after_s=2, missing_grace_s=0.3, call_deadline_s=1, create_deadline_s=1),
+        nodes=NodeSettings(
+            lost_after_s=lost_after_s, missing_grace_s=0.3, call_deadline_s=10, create_deadline_s=create_deadline_s
+        ),
         builds=BuildSettings(poll_interval_s=0.05),
         route_check_interval_s=0.1,
     )

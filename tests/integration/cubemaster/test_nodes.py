@@ -71,6 +71,7 @@ async def test_a_reboot_ends_what_ran(appliance: Appliance) -> None:
     assert await appliance.reserved() == (0, 0)
 
 
+@pytest.mark.parametrize("lost_after_s", [2])
 async def test_a_silent_node_is_lost_and_must_drop_its_sandboxes_when_it_returns(appliance: Appliance) -> None:
     made = await _running(appliance)
 

@@ -82,6 +82,7 @@ async def test_a_failure_of_the_node_leaves_no_reservation_and_its_own_error(app
     assert [tuple(row) for row in rows] == [("ended", "failed_start", "the guest did not acknowledge /init")]
 
 
+@pytest.mark.parametrize("create_deadline_s", [0.5])
 async def test_an_answer_that_never_comes_is_undone_on_the_node(appliance: Appliance) -> None:
     team_id, _ = await appliance.team(), await appliance.template()
     appliance.node.stall_create = asyncio.Event()

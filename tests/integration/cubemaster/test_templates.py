@@ -118,7 +118,9 @@ async def test_building_a_name_again_adds_a_build_and_moves_the_tag(appliance: A
     assert (shown.build_id, shown.build_count) == (again.build_id, 2)
 
     async def starts_from_the_new_one() -> bool:
-        return (await appliance.sandbox(team_id)).build_id == again.build_id
+        made = await appliance.sandbox(team_id)
+        await appliance.master.kill_sandbox(made.sandbox_id)
+        return made.build_id == again.build_id
 
     await eventually(starts_from_the_new_one)
 

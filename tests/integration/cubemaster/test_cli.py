@@ -1,0 +1,136 @@
+"""cubemastercli as an operator runs it: a process of its own against a running CubeMaster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.contracts.node import BuildState
+from appliance.domain.ids import API_KEY
+from tests.integration.cubemaster.conftest import Appliance, eventually
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+async def cli(endpoint: Path, *arguments: str, stdin: str = "") -> Ran:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "appliance.cli", "--endpoint", f"unix://{endpoint}", *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate(stdin.encode())
+    assert process.returncode is not None
+    return Ran(process.returncode, out.decode(), err.decode())
+
+
+async def test_a_template_from_the_command_of_the_manual_to_ready(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    made = await cli(
+        socket,
+        *("--json", "tpl", "create-from-image", "--image", "registry.example/sandbox-code:latest"),
+        *("--writable-layer-size", "1G", "--expose-port", "49999", "--expose-port", "49983", "--probe", "49999"),
+        *("--name", "code", "--registry-user", "me", "--registry-password-stdin"),
+        stdin="secret\n",
+    )
+    assert made.code == 0, made.err
+    job = json.loads(made.out)["build_id"]
+
+    async def on_node() -> bool:
+        return job in appliance.node.builds
+
+    await eventually(on_node)
+    asked = appliance.node.builds[job]
+    assert (asked.writable_layer_mib, asked.exposed_ports, asked.probe_port) == (1024, (49999, 49983), 49999)
+    assert asked.registry is not None
+    assert (asked.registry.username, asked.registry.password) == ("me", "secret")
+
+    watching = asyncio.create_task(cli(socket, "tpl", "watch", "--job-id", job, "--timeout", "50"))
+    appliance.node.log(job, "unpacking [1/3] layers")
+    appliance.node.finish_build(job, BuildState.READY)
+    watched = await watching
+    assert watched.code == 0, watched.err
+    assert "unpacking [1/3] layers" in watched.err
+    assert "READY" in watched.out
+
+    listed = await cli(socket, "tpl", "list")
+    assert "code" in listed.out
+    assert "ready" in listed.out
+
+
+async def test_watch_fails_with_the_reason_and_ends_when_its_time_is_up(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    made = await cli(socket, "--json", "tpl", "create-from-image", "--image", "oci:/x")
+    job = json.loads(made.out)["build_id"]
+
+    impatient = await cli(socket, "tpl", "watch", "--job-id", job, "--timeout", "0.2")
+    assert (impatient.code, "did not finish" in impatient.err) == (3, True)
+
+    async def on_node() -> bool:
+        return job in appliance.node.builds
+
+    await eventually(on_node)
+    appliance.node.finish_build(job, BuildState.ERROR, reason="image rejected (device_node): dev/sda")
+    failed = await cli(socket, "tpl", "watch", "--job-id", job, "--timeout", "50")
+    assert failed.code == 1
+    assert "device_node" in failed.err
+
+
+async def test_sandboxes_are_listed_shown_and_killed(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = await appliance.sandbox(team_id, metadata={"who": "agent"})
+
+    listed = await cli(socket, "--json", "sandbox", "list")
+    assert [one["sandbox_id"] for one in json.loads(listed.out)] == [made.sandbox_id]
+    assert str(made.access_token) not in listed.out
+    killed = await cli(socket, "sandbox", "kill", made.sandbox_id)
+    assert killed.code == 0, killed.err
+    assert appliance.node.sandboxes == {}
+    shown = await cli(socket, "sandbox", "info", made.sandbox_id)
+    assert "killed" in shown.out
+    assert "who=agent" in shown.out
+    again = await cli(socket, "sandbox", "kill", made.sandbox_id)
+    assert again.code == 4
+
+
+async def test_a_new_key_is_alone_on_standard_output(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    made = await cli(socket, "key", "create", "--name", "laptop", "--team", "blue")
+    assert API_KEY.fullmatch(made.out.strip())
+    listed = json.loads((await cli(socket, "--json", "key", "list")).out)
+    assert [one["team"] for one in listed] == ["blue"]
+    assert (await cli(socket, "key", "revoke", listed[0]["key_id"])).code == 0
+    assert (await cli(socket, "key", "revoke", listed[0]["key_id"])).code == 4
+
+
+async def test_nodes_show_what_is_reserved(appliance: Appliance) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    await appliance.sandbox(team_id)
+    listed = await cli(appliance.settings.socket, "node", "list")
+    assert "cube-1" in listed.out
+    assert "1/16" in listed.out
+
+
+async def test_without_cubemaster_it_says_which_service_to_look_at(tmp_path: Path) -> None:
+    ran = await cli(tmp_path / "nobody", "node", "list")
+    assert ran.code == 5
+    assert "systemctl status cube-master" in ran.err
+
+
+async def test_wrong_usage_is_told_apart(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    assert (await cli(socket, "tpl", "create-from-image", "--image", "x", "--memory", "1X")).code == 2
+    assert (await cli(socket, "tpl", "create-from-image", "--image", "x", "--registry-user", "me")).code == 2
+    assert (await cli(socket, "tpl", "info", "not a name")).code == 2
+    assert (await cli(socket, "sandbox", "kill")).code == 2
