@@ -44,11 +44,15 @@ async def make_guest(switch: CubeVS) -> AsyncIterator[MakeGuest]:
     numbers = itertools.count(1)
     with ExitStack() as stack:
 
-        async def make(policy: EgressPolicy | None = EgressPolicy()) -> tuple[Tap, Guest]:  # noqa: B008 - frozen
+        async def make(
+            policy: EgressPolicy | None = EgressPolicy(),  # noqa: B008 - frozen
+            *,
+            offloads: bool = True,
+        ) -> tuple[Tap, Guest]:
             tap = await switch.create_tap()
             if policy is not None:
                 await switch.admit(tap, new_sandbox_id(), policy)
-            behind = stack.enter_context(guest(tap, switch.open_tap(tap), f"guest{next(numbers)}"))
+            behind = stack.enter_context(guest(switch.open_tap(tap), f"guest{next(numbers)}", offloads=offloads))
             return tap, behind
 
         yield make

@@ -55,8 +55,14 @@ def transfer(sender: socket.socket, receiver: socket.socket, size: int) -> int:
     return len(received) if received == data else -1
 
 
-async def test_guest_reaches_outside_behind_the_nodes_address(make_guest: MakeGuest, place: Site) -> None:
-    _, guest = await make_guest()
+with_and_without_offloads = pytest.mark.parametrize("offloads", [True, False], ids=["offloads", "no offloads"])
+
+
+@with_and_without_offloads
+async def test_guest_reaches_outside_behind_the_nodes_address(
+    make_guest: MakeGuest, place: Site, *, offloads: bool
+) -> None:
+    _, guest = await make_guest(offloads=offloads)
     with place.listen(OUTSIDE, 8080) as server, guest.connect(OUTSIDE, 8080) as client:
         connection, peer = server.accept()
         with connection:
@@ -64,8 +70,9 @@ async def test_guest_reaches_outside_behind_the_nodes_address(make_guest: MakeGu
             assert transfer(client, connection, 8 * MEBIBYTE) == 8 * MEBIBYTE
 
 
-async def test_bulk_from_outside_arrives_whole(make_guest: MakeGuest, place: Site) -> None:
-    _, guest = await make_guest()
+@with_and_without_offloads
+async def test_bulk_from_outside_arrives_whole(make_guest: MakeGuest, place: Site, *, offloads: bool) -> None:
+    _, guest = await make_guest(offloads=offloads)
     with place.listen(ELSEWHERE, 8081) as server, guest.connect(ELSEWHERE, 8081) as client:
         connection, _ = server.accept()
         with connection:
@@ -73,9 +80,10 @@ async def test_bulk_from_outside_arrives_whole(make_guest: MakeGuest, place: Sit
             assert transfer(connection, client, 8 * MEBIBYTE) == 8 * MEBIBYTE
 
 
+@with_and_without_offloads
 @pytest.mark.parametrize("policy", [EgressPolicy(), None], ids=["admitted", "unadmitted"])
-async def test_node_reaches_guest(make_guest: MakeGuest, policy: EgressPolicy | None) -> None:
-    tap, guest = await make_guest(policy)
+async def test_node_reaches_guest(make_guest: MakeGuest, policy: EgressPolicy | None, *, offloads: bool) -> None:
+    tap, guest = await make_guest(policy, offloads=offloads)
     with guest.listen(49983) as server, connect(tap.address, 49983) as client:
         connection, peer = server.accept()
         with connection:
@@ -339,7 +347,7 @@ async def test_a_tap_that_was_half_made_is_completed(switch: CubeVS, in_node: Si
     make_tap("cubetap1", owner=0)  # and then Cubelet died
     await in_node.switch().start()
     (tap,) = await switch.taps()
-    with guest(tap, switch.open_tap(tap), "completed") as behind, behind.listen(49983):
+    with guest(switch.open_tap(tap), "completed") as behind, behind.listen(49983):
         connect(tap.address, 49983).close()
 
 
