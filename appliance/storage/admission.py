@@ -6,6 +6,7 @@ archives that mean different things to different readers, and against what the g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -20,6 +21,9 @@ NAME_MAX_BYTES = 255
 
 DEPTH_MAX = 256
 """Directories deeper than any package nests them, and shallow enough for readers that recurse."""
+
+XATTR_MAX_BYTES = 65536
+"""Linux's limit for one value."""
 
 SYMBOLIC_LINK_MAX_BYTES = 4095
 
@@ -145,9 +149,12 @@ def _stored(member: Member, path: Path) -> Member:
     )
 
 
-def _kept_xattrs(xattrs: object, path: Path) -> dict[bytes, bytes]:
+def _kept_xattrs(xattrs: Mapping[bytes, bytes], path: Path) -> dict[bytes, bytes]:
     """Keep file capabilities and user attributes. Labels and ACLs belong to the system that made the image."""
-    assert isinstance(xattrs, dict)
+    if any(len(value) > XATTR_MAX_BYTES for value in xattrs.values()):
+        raise ImageRejected(
+            "xattr-too-large", f"an attribute of '{'/'.join(path)}' has more than {XATTR_MAX_BYTES} bytes"
+        )
     if any(name.startswith((b"trusted.overlay.", b"user.overlay.")) for name in xattrs):
         # The guest's overlayfs would follow redirects and whiteouts that no layer tool has seen.
         raise ImageRejected("overlay-xattr", f"'{'/'.join(path)}' carries attributes of overlayfs")

@@ -76,6 +76,7 @@ class LocalImageStore:
                         credentials=credentials,
                         insecure=self._insecure_registries,
                         limits=limits,
+                        room_bytes=self._room_bytes(),
                     ) as layout:
                         return await self._import(layout, limits, progress)
                 return await self._import(parsed, limits, progress)

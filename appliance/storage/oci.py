@@ -24,7 +24,7 @@ from appliance.storage.source import (
 )
 
 _NAME_ANNOTATION = "org.opencontainers.image.ref.name"
-_INDEX_TYPES = (
+INDEX_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
@@ -63,16 +63,21 @@ def open_layout(directory: Path, name: str | None, stack: ExitStack) -> ImageSou
 def _choose(index: Mapping[str, Any], name: str | None, directory: Path) -> dict[str, Any]:
     """Return the descriptor of the one linux/amd64 image manifest that is meant, following nested indexes."""
     for depth in range(_INDEX_DEPTH_MAX):
-        candidates = [item for item in as_objects(index.get("manifests"), "manifests") if _is_for_us(item)]
+        candidates = for_us(index)
         if depth == 0 and name is not None:
             candidates = [item for item in candidates if (item.get("annotations") or {}).get(_NAME_ANNOTATION) == name]
         if len(candidates) != 1:
             wanted = f"named '{name}' " if name else ""
             raise StorageFailure(f"{directory} has {len(candidates)} linux/amd64 images {wanted}where one is needed")
-        if candidates[0].get("mediaType") not in _INDEX_TYPES:
+        if candidates[0].get("mediaType") not in INDEX_TYPES:
             return candidates[0]
         index = parse_object(_read_blob(directory, candidates[0]), "image index")
     raise ImageRejected("bad-index", "image indexes are nested too deep")
+
+
+def for_us(index: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the descriptors of the index that are, or may be, of linux/amd64 images."""
+    return [item for item in as_objects(index.get("manifests"), "manifests") if _is_for_us(item)]
 
 
 def _is_for_us(descriptor: Mapping[str, Any]) -> bool:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
 from appliance.common.process import CommandFailed, run
-from appliance.domain.errors import DiskFull, StorageFailure
+from appliance.domain.errors import DiskFull, ImageRejected, StorageFailure
 from appliance.storage.base import ImageLimits, RegistryCredentials
 from appliance.storage.confinement import WORKER_UID, Ceiling, confined
+from appliance.storage.oci import INDEX_TYPES, for_us
 from appliance.storage.reference import OciLayout, RegistryImage
+from appliance.storage.source import JSON_MAX_BYTES, as_digest, as_object, as_objects, parse_object
 from appliance.storage.threads import in_thread
 
 _TEMPORARY_PREFIX = ".pull-"
@@ -39,28 +43,23 @@ async def pulled(
     credentials: RegistryCredentials | None,
     insecure: frozenset[str],
     limits: ImageLimits,
+    room_bytes: int,
 ) -> AsyncIterator[OciLayout]:
     """Yield a layout with the linux/amd64 image, which is gone afterwards.
 
-    Raises `StorageFailure` with skopeo's own words, `DiskFull`, or `DeadlineExceeded`.
+    The manifest comes first: an image that states more than the limits or the room on the disk is not downloaded.
+    Raises `StorageFailure` with skopeo's own words, `ImageRejected`, `DiskFull`, or `DeadlineExceeded`.
     """
     temporary = Path(mkdtemp(prefix=_TEMPORARY_PREFIX, dir=directory))
     try:
-        (temporary / "layout").mkdir()
-        # Always a file of our own: skopeo would look for the node's credentials otherwise.
-        authfile = temporary / "auth.json"
-        authfile.touch(mode=0o600)
-        authfile.write_text(_auth(image, credentials))
-        if os.geteuid() == 0:
-            for path in (temporary, temporary / "layout", authfile):
-                os.chown(path, WORKER_UID, WORKER_UID)
-        seconds = max(1, int(limits.duration.total_seconds()))
-        ceiling = Ceiling(_ADDRESS_SPACE_BYTES, cpu_s=seconds, file_bytes=limits.unpacked_bytes)
-        argv = copy_argv(image, temporary, insecure=host_of(image) in insecure)
-        try:
-            await run(confined(argv, ceiling), deadline=limits.duration, env=_environment(temporary))
-        except CommandFailed as error:
-            raise _translated(image, error) from error
+        await in_thread(_furnish, temporary, _auth(image, credentials))
+        skopeo = _Skopeo(image, temporary, verify_tls=host_of(image) not in insecure, limits=limits)
+        manifest = await skopeo.resolve()
+        if manifest.blob_bytes > limits.unpacked_bytes:
+            raise ImageRejected("unpacked-size", f"the layers have {manifest.blob_bytes} bytes even while compressed")
+        if manifest.blob_bytes > room_bytes:
+            raise DiskFull("the node's disk has no room for the image")
+        await skopeo.copy(manifest)
         yield OciLayout(temporary / "layout", _LAYOUT_NAME)
     finally:
         await in_thread(shutil.rmtree, temporary)
@@ -72,27 +71,119 @@ def remove_leftovers(directory: Path) -> None:
         shutil.rmtree(path)
 
 
-def copy_argv(image: RegistryImage, temporary: Path, *, insecure: bool) -> list[str]:
-    """Return skopeo's argv. Blobs are kept as they are, so that their digests stay the publisher's."""
-    return [
-        "skopeo",
-        "copy",
-        "--override-os=linux",
-        "--override-arch=amd64",
-        "--preserve-digests",
-        "--quiet",
-        f"--src-authfile={temporary / 'auth.json'}",
-        f"--src-tls-verify={'false' if insecure else 'true'}",
-        f"docker://{image.name}",
-        f"oci:{temporary / 'layout'}:{_LAYOUT_NAME}",
-    ]
-
-
 def host_of(image: RegistryImage) -> str:
     """Return the registry's host and port: the first component if it looks like one, as Docker decides it."""
     first, slash, _ = image.name.partition("/")
     looks_like_host = "." in first or ":" in first or first == "localhost"
     return first if slash and looks_like_host else _DEFAULT_HOST
+
+
+def pinned(image: RegistryImage, digest: str) -> RegistryImage:
+    """Return the image by digest. A tag beside a digest is dropped: skopeo takes one of them."""
+    name = image.name.partition("@")[0]
+    directory, slash, last = name.rpartition("/")
+    return RegistryImage(f"{directory}{slash}{last.partition(':')[0]}@{digest}")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the registry says it would send."""
+
+    digest: str
+    blob_bytes: int
+    largest_blob_bytes: int
+
+
+def inspect_argv(image: RegistryImage, temporary: Path, *, verify_tls: bool) -> list[str]:
+    """Return skopeo's argv to print the manifest, or index, as the registry has it."""
+    return [
+        "skopeo",
+        "inspect",
+        "--raw",
+        f"--authfile={temporary / 'auth.json'}",
+        f"--tls-verify={str(verify_tls).lower()}",
+        f"docker://{image.name}",
+    ]
+
+
+def copy_argv(image: RegistryImage, temporary: Path, *, verify_tls: bool) -> list[str]:
+    """Return skopeo's argv to fetch the image. Blobs are kept as they are: their digests stay the publisher's."""
+    return [
+        "skopeo",
+        "copy",
+        "--preserve-digests",
+        "--quiet",
+        f"--src-authfile={temporary / 'auth.json'}",
+        f"--src-tls-verify={str(verify_tls).lower()}",
+        f"docker://{image.name}",
+        f"oci:{temporary / 'layout'}:{_LAYOUT_NAME}",
+    ]
+
+
+class _Skopeo:
+    """Runs skopeo for one image, without privileges: it parses what a registry answers."""
+
+    def __init__(self, image: RegistryImage, temporary: Path, *, verify_tls: bool, limits: ImageLimits) -> None:
+        self._image = pinned(image, image.name.partition("@")[2]) if "@" in image.name else image
+        self._temporary = temporary
+        self._verify_tls = verify_tls
+        self._limits = limits
+
+    async def resolve(self) -> Manifest:
+        """Ask for the manifest of the linux/amd64 image."""
+        raw = await self._inspect(self._image)
+        document = parse_object(raw, "image manifest")
+        if document.get("mediaType") in INDEX_TYPES or "manifests" in document:
+            candidates = for_us(document)
+            if len(candidates) != 1:
+                raise StorageFailure(
+                    f"'{self._image.name}' has {len(candidates)} linux/amd64 images; name one by digest"
+                )
+            raw = await self._inspect(pinned(self._image, as_digest(candidates[0].get("digest"))))
+            document = parse_object(raw, "image manifest")
+        sizes = [_size(blob) for blob in as_objects(document.get("layers"), "layers of the manifest")]
+        sizes.append(_size(as_object(document.get("config"), "config descriptor")))
+        return Manifest(f"sha256:{hashlib.sha256(raw).hexdigest()}", sum(sizes), max(sizes))
+
+    async def copy(self, manifest: Manifest) -> None:
+        # No file may become larger than the manifest says that any is, whatever the registry sends.
+        file_bytes = max(manifest.largest_blob_bytes, JSON_MAX_BYTES)
+        image = pinned(self._image, manifest.digest)
+        await self._run(copy_argv(image, self._temporary, verify_tls=self._verify_tls), file_bytes)
+
+    async def _inspect(self, image: RegistryImage) -> bytes:
+        return await self._run(inspect_argv(image, self._temporary, verify_tls=self._verify_tls), JSON_MAX_BYTES)
+
+    async def _run(self, argv: Sequence[str], file_bytes: int) -> bytes:
+        cpu_s = max(1, int(self._limits.duration.total_seconds()))
+        try:
+            completed = await run(
+                confined(argv, Ceiling(_ADDRESS_SPACE_BYTES, cpu_s, file_bytes)),
+                deadline=self._limits.duration,
+                max_output_bytes=JSON_MAX_BYTES,
+                env=_environment(self._temporary),
+            )
+        except CommandFailed as error:
+            raise _translated(self._image, error) from error
+        return completed.stdout
+
+
+def _furnish(temporary: Path, auth: str) -> None:
+    (temporary / "layout").mkdir()
+    # Always a file of our own: skopeo would look for the node's credentials otherwise.
+    authfile = temporary / "auth.json"
+    authfile.touch(mode=0o600)
+    authfile.write_text(auth)
+    if os.geteuid() == 0:
+        for path in (temporary, temporary / "layout", authfile):
+            os.chown(path, WORKER_UID, WORKER_UID)
+
+
+def _size(descriptor: dict[str, object]) -> int:
+    size = descriptor.get("size")
+    if not isinstance(size, int) or size < 0:
+        raise ImageRejected("bad-json", "the manifest states no size of a blob")
+    return size
 
 
 def _auth(image: RegistryImage, credentials: RegistryCredentials | None) -> str:

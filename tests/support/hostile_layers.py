@@ -59,6 +59,7 @@ HOSTILE: tuple[Hostile, ...] = (
     _one("block_device", "device-node", E("dev/vda", "b")),
     _one("overlay_whiteout_device", "device-node", E("x", "c")),
     _one("overlay_attributes", "overlay-xattr", E("x", pax={"SCHILY.xattr.trusted.overlay.redirect": "/"})),
+    _one("xattr_too_large", "xattr-too-large", E("x", pax={"SCHILY.xattr.user.a": "v" * 65537})),
     _one("whiteout_of_nothing", "bad-whiteout", E("d/.wh.")),
     _one("whiteout_of_here", "bad-whiteout", E("d/.wh..")),
     _one("whiteout_of_parent", "bad-whiteout", E("d/.wh...")),
@@ -85,6 +86,7 @@ HOSTILE: tuple[Hostile, ...] = (
     Hostile("truncated_tar", "truncated", (_PLAIN[:1500],)),
     Hostile("not_a_tar", "bad-header", (b"#!/bin/sh\n" * 100,)),
     Hostile("truncated_gzip", "truncated", (_PLAIN,), stored=(gzip.compress(_PLAIN)[:-20],)),
+    Hostile("gzip_without_its_checksum", "truncated", (_PLAIN,), stored=(gzip.compress(_PLAIN)[:-4],)),
     Hostile("not_what_the_config_names", "diff-id-mismatch", (_PLAIN,), stored=(gzip.compress(tar_bytes([E("g")])),)),
     Hostile("trailing_noise_in_gzip", "bad-compression", (_PLAIN,), stored=(gzip.compress(_PLAIN) + b"noise",)),
 )  # fmt: skip

@@ -76,11 +76,12 @@ def write_layout(
     config: Mapping[str, Any] | None = None,
     stored: Sequence[bytes] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    nested: bool = False,
 ) -> str:
     """Write an OCI layout of uncompressed `layers` and return its manifest's digest.
 
     `stored` gives the blobs as they are where they are not just `layers` compressed; `overrides` replaces fields of
-    the image config.
+    the image config; `nested` puts the manifest into an index of two platforms.
     """
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True)
@@ -107,11 +108,17 @@ def write_layout(
         "layers": [descriptor(f"application/vnd.oci.image.layer.v1.tar{compression}", blob) for blob in packed],
     }
     entry = descriptor("application/vnd.oci.image.manifest.v1+json", json.dumps(manifest).encode())
+    manifest_digest = str(entry["digest"])
     if name is not None:
         entry["annotations"] = {"org.opencontainers.image.ref.name": name}
+    if nested:
+        other = {**entry, "digest": digest(b"another platform"), "platform": {"os": "linux", "architecture": "arm64"}}
+        ours = {**entry, "platform": {"os": "linux", "architecture": "amd64"}}
+        index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [other, ours]}
+        entry = descriptor("application/vnd.oci.image.index.v1+json", json.dumps(index).encode())
     (directory / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
     (directory / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    return str(entry["digest"])
+    return manifest_digest
 
 
 def write_docker_archive(file: Path, layers: Sequence[bytes], *, name: str = "demo:latest") -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
 
 @dataclass
 class TinyRegistry:
@@ -22,7 +24,7 @@ class TinyRegistry:
 @contextmanager
 def serving(layout: Path, *, username: str, password: str) -> Iterator[TinyRegistry]:
     """Serve the layout's one image under every name and tag."""
-    manifest_digest = json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
+    top = json.loads((layout / "index.json").read_text())["manifests"][0]
     expected = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,7 +36,9 @@ def serving(layout: Path, *, username: str, password: str) -> Iterator[TinyRegis
             elif self.path == "/v2/":
                 self._answer(200, b"{}")
             elif "/manifests/" in self.path:
-                self._blob(manifest_digest, "application/vnd.oci.image.manifest.v1+json")
+                wanted = self.path.rpartition("/")[2]
+                by_digest = wanted.startswith("sha256:") and wanted != top["digest"]
+                self._blob(wanted if by_digest else top["digest"], MANIFEST if by_digest else top["mediaType"])
             elif "/blobs/" in self.path:
                 self._blob(self.path.rpartition("/")[2], "application/octet-stream")
             else:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.errors import DiskFull, ImageRejected, StorageFailure
+from appliance.storage import squash
 from appliance.storage.base import ImageLimits, Layer, RegistryCredentials
 from appliance.storage.layers import LocalImageStore
 from tests.support.hostile_layers import HOSTILE, Hostile
@@ -103,6 +104,23 @@ async def test_the_digest_depends_on_neither_compression_nor_time(
     # The clock shows in a squashfs by the second, if it shows.
     await asyncio.sleep(1.05)
     assert (await store.import_image(f"oci:{tmp_path / 'packed'}")).layers == first.layers
+
+
+async def test_an_index_of_several_platforms_leads_to_ours(tmp_path: Path, store: LocalImageStore) -> None:
+    digest = write_layout(tmp_path / "image", [LOWER], nested=True)
+    assert (await store.import_image(f"oci:{tmp_path / 'image'}")).source_digest == digest
+
+
+async def test_names_that_need_too_much_memory_are_refused(
+    tmp_path: Path, store: LocalImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(squash, "_MERGE_ADDRESS_SPACE_BYTES", 192 * 2**20)
+    attributes = {f"SCHILY.xattr.user.{n}": "v" * 65536 for n in range(15)}
+    layer = tar_bytes([E(f"d{n}", "d", pax=attributes) for n in range(200)])
+    write_layout(tmp_path / "image", [layer], compression="")
+    with pytest.raises(ImageRejected) as raised:
+        await store.import_image(f"oci:{tmp_path / 'image'}")
+    assert raised.value.rule == "memory"
 
 
 async def test_a_layout_with_several_images_needs_a_name(tmp_path: Path, store: LocalImageStore) -> None:
@@ -223,8 +241,11 @@ async def test_a_full_disk_is_said_to_be_full_and_is_empty_again(
     assert (await store.import_image(f"oci:{tmp_path / 'small_image'}")).layers
 
 
-async def test_images_are_pulled_with_the_credentials_of_the_call(tmp_path: Path, searchable_path: Path) -> None:
-    digest = write_layout(tmp_path / "image", [LOWER, UPPER])
+@pytest.mark.parametrize("nested", [False, True])
+async def test_images_are_pulled_with_the_credentials_of_the_call(
+    tmp_path: Path, searchable_path: Path, nested: bool
+) -> None:
+    digest = write_layout(tmp_path / "image", [LOWER, UPPER], nested=nested)
     with serving(tmp_path / "image", username="robot", password="s3cret") as registry:
         store = LocalImageStore(searchable_path / "layers", insecure_registries=frozenset({registry.host}))
         reference = f"{registry.host}/team/demo:1"
@@ -240,6 +261,20 @@ async def test_images_are_pulled_with_the_credentials_of_the_call(tmp_path: Path
     from_layout = await LocalImageStore(tmp_path / "others").import_image(f"oci:{tmp_path / 'image'}")
     assert [layer.digest for layer in image.layers] == [layer.digest for layer in from_layout.layers]
     assert [path.name for path in (searchable_path / "layers").iterdir()] == [layer.path.name for layer in image.layers]
+
+
+async def test_an_image_that_states_too_much_is_not_downloaded(tmp_path: Path, searchable_path: Path) -> None:
+    write_layout(tmp_path / "image", [tar_bytes([E("f", data=os.urandom(2**20))])])
+    with serving(tmp_path / "image", username="u", password="p") as registry:
+        store = LocalImageStore(searchable_path / "layers", insecure_registries=frozenset({registry.host}))
+        with pytest.raises(ImageRejected) as raised:
+            await store.import_image(
+                f"{registry.host}/demo:1",
+                credentials=RegistryCredentials("u", "p"),
+                limits=ImageLimits(unpacked_bytes=2**20),
+            )
+        assert raised.value.rule == "unpacked-size"
+        assert not any("/blobs/" in path for path in registry.served)
 
 
 async def test_a_registry_must_speak_tls_unless_it_is_named(tmp_path: Path, searchable_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from appliance.domain.errors import InvalidRequest
 from appliance.storage.base import RegistryCredentials
 from appliance.storage.reference import DockerArchive, OciLayout, RegistryImage, parse_reference
-from appliance.storage.registry import copy_argv, host_of
+from appliance.storage.registry import copy_argv, host_of, inspect_argv, pinned
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -74,8 +74,24 @@ def test_the_host_is_what_docker_takes_for_one(name: str, host: str) -> None:
     assert host_of(RegistryImage(name)) == host
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("python", "python"),
+        ("python:3.11", "python"),
+        ("registry:5000/app", "registry:5000/app"),
+        ("registry:5000/app:1", "registry:5000/app"),
+        (f"a/b:1@{DIGEST}", "a/b"),
+    ],
+)
+def test_a_pinned_image_has_a_digest_and_no_tag(name: str, expected: str) -> None:
+    assert pinned(RegistryImage(name), DIGEST).name == f"{expected}@{DIGEST}"
+
+
 def test_no_secret_is_in_the_argv_or_the_representation() -> None:
-    argv = copy_argv(RegistryImage("registry.example/app"), Path("/tmp/x"), insecure=False)
+    image = RegistryImage("registry.example/app")
+    assert "--authfile=/tmp/x/auth.json" in inspect_argv(image, Path("/tmp/x"), verify_tls=False)
+    argv = copy_argv(image, Path("/tmp/x"), verify_tls=True)
     assert "--src-authfile=/tmp/x/auth.json" in argv
     assert "--src-tls-verify=true" in argv
     assert "hunter2" not in repr(RegistryCredentials("me", "hunter2"))
