@@ -100,3 +100,8 @@ def test_one_processor_is_translated_by_one_thread() -> None:
     assert values(boot(), "-accel") == ["tcg,tb-size=64,thread=single"]
     assert values(boot(replace(SPEC, vcpus=2)), "-accel") == ["tcg,tb-size=64,thread=multi"]
     assert values(boot(accelerator=Accelerator.KVM), "-accel") == ["kvm"]
+
+
+@pytest.mark.parametrize("argv", [boot(), clone()], ids=["boot", "clone"])
+def test_process_can_be_found_by_the_id_of_its_machine(argv: list[str]) -> None:
+    assert values(argv, "-name") == ["guest=i123"]
