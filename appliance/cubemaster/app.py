@@ -16,6 +16,7 @@ from appliance.common.http import install_error_handlers
 from appliance.common.supervisor import Supervisor
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.database import Database, database_url, make_engine
+from appliance.cubemaster.reconcilers.availability import while_available
 from appliance.cubemaster.reconcilers.builds import BuildReconciler
 from appliance.cubemaster.reconcilers.deleted_templates import DeletedTemplateReconciler
 from appliance.cubemaster.reconcilers.lost_nodes import LostNodeReconciler
@@ -112,11 +113,17 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             async with background:
-                background.every(timedelta(seconds=settings.builds.poll_interval_s), builds.step, name="builds")
-                background.every(timedelta(seconds=settings.route_check_interval_s), route_table.check, name="routes")
-                background.every(_NODE_WATCH_INTERVAL, lost_nodes.step, name="lost nodes")
-                background.every(_UNFINISHED_INTERVAL, unfinished.step, name="unfinished sandboxes")
-                background.every(_DELETED_INTERVAL, deleted_templates.step, name="deleted templates")
+                background.every(
+                    timedelta(seconds=settings.builds.poll_interval_s), while_available(builds.step), name="builds"
+                )
+                background.every(
+                    timedelta(seconds=settings.route_check_interval_s),
+                    while_available(route_table.check),
+                    name="routes",
+                )
+                background.every(_NODE_WATCH_INTERVAL, while_available(lost_nodes.step), name="lost nodes")
+                background.every(_UNFINISHED_INTERVAL, while_available(unfinished.step), name="unfinished sandboxes")
+                background.every(_DELETED_INTERVAL, while_available(deleted_templates.step), name="deleted templates")
                 yield
         finally:
             await nodes.close()

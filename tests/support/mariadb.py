@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import getpass
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,65 @@ from sqlalchemy.pool import NullPool
 _START_LIMIT_S = 60
 
 
-@dataclass(frozen=True)
 class MariaDb:
-    socket: Path
-    user: str = "root"
+    """Can be stopped and started again, as the real one may be at any moment."""
+
+    user = "root"
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self.socket = base / "s"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def install(self) -> None:
+        subprocess.run(
+            [
+                "mariadb-install-db",
+                "--no-defaults",
+                _as_user(),
+                f"--datadir={self._base / 'data'}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+            ],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+
+    def start(self) -> None:
+        with (self._base / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    "mariadbd",
+                    "--no-defaults",
+                    _as_user(),
+                    f"--datadir={self._base / 'data'}",
+                    f"--socket={self.socket}",
+                    f"--pid-file={self._base / 'pid'}",
+                    "--skip-networking",
+                    "--innodb-flush-log-at-trx-commit=0",
+                    "--innodb-buffer-pool-size=64M",
+                    "--character-set-server=utf8mb4",
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        give_up = time.monotonic() + _START_LIMIT_S
+        while True:
+            try:
+                self.execute("SELECT 1")
+            except OperationalError:
+                if self._process.poll() is not None or time.monotonic() > give_up:
+                    raise RuntimeError(f"mariadbd did not start:\n{(self._base / 'log').read_text()}") from None
+                time.sleep(0.1)
+            else:
+                return
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=60)
+            self._process = None
 
     def url(self, database: str) -> URL:
         return URL.create(
@@ -48,60 +102,15 @@ class MariaDb:
 def mariadb() -> Iterator[MariaDb]:
     # Not pytest's tmp_path: a socket's path has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="cube-db-") as name:
-        base = Path(name)
-        data, socket = base / "data", base / "s"
-        # As root the server would refuse to start without being told so.
-        user = f"--user={'root' if os.geteuid() == 0 else os.environ.get('USER', 'nobody')}"
-        subprocess.run(
-            [
-                "mariadb-install-db",
-                "--no-defaults",
-                user,
-                f"--datadir={data}",
-                "--auth-root-authentication-method=normal",
-                "--skip-test-db",
-            ],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-        server = _start(base, user)
+        server = MariaDb(Path(name))
+        server.install()
+        server.start()
         try:
-            _wait_until_it_answers(MariaDb(socket), server, base / "log")
-            yield MariaDb(socket)
+            yield server
         finally:
-            server.terminate()
-            server.wait(timeout=30)
+            server.stop()
 
 
-def _start(base: Path, user: str) -> subprocess.Popen[bytes]:
-    with (base / "log").open("ab") as log:
-        return subprocess.Popen(
-            [
-                "mariadbd",
-                "--no-defaults",
-                user,
-                f"--datadir={base / 'data'}",
-                f"--socket={base / 's'}",
-                f"--pid-file={base / 'pid'}",
-                "--skip-networking",
-                "--innodb-flush-log-at-trx-commit=0",
-                "--innodb-buffer-pool-size=64M",
-                "--character-set-server=utf8mb4",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-
-
-def _wait_until_it_answers(database: MariaDb, server: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + _START_LIMIT_S
-    while True:
-        try:
-            database.execute("SELECT 1")
-        except OperationalError:
-            if server.poll() is not None or time.monotonic() > give_up:
-                raise RuntimeError(f"mariadbd did not start:\n{log.read_text()}") from None
-            time.sleep(0.1)
-        else:
-            return
+def _as_user() -> str:
+    # As root the server refuses to start without being told so.
+    return f"--user={getpass.getuser()}"

@@ -7,6 +7,7 @@ transaction open over a call to a node.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,9 @@ log = structlog.get_logger()
 
 _R = TypeVar("_R")
 
-_ATTEMPTS = 3
+_RETRY_LIMIT_S = 1.0
+"""A pooled connection the server closed, or a deadlock, is cured at once; an outage is the caller's to wait out."""
+_RETRY_PAUSE_S = 0.02
 _LOCK_CONFLICTS = frozenset({1205, 1213})
 """MariaDB: lock wait timeout, deadlock. The transaction is gone; run again, it usually succeeds."""
 _AWAY = frozenset({1040, 1053, 1927, 2002, 2003, 2006, 2013, 2055})
@@ -63,6 +66,7 @@ def make_engine(url: URL, *, connections: int) -> Engine:
 class Database:
     def __init__(self, engine: Engine, *, connections: int) -> None:
         self._engine = engine
+        self._away = False
         self._threads = ThreadPoolExecutor(max_workers=connections, thread_name_prefix="database")
 
     async def transact(self, work: Callable[[UnitOfWork], _R]) -> _R:
@@ -74,7 +78,8 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._transact, work)
 
     def _transact(self, work: Callable[[UnitOfWork], _R]) -> _R:
-        for attempt in range(1, _ATTEMPTS + 1):
+        give_up = time.monotonic() + _RETRY_LIMIT_S
+        while True:
             committing = False
             try:
                 with self._engine.connect() as connection:
@@ -85,19 +90,26 @@ class Database:
                     except BaseException:
                         connection.rollback()
                         raise
-                    return result
+                self._note(away=False)
+                return result
             except DBAPIError as error:
                 code = error.orig.args[0] if error.orig is not None and error.orig.args else None
                 conflict, away = code in _LOCK_CONFLICTS, error.connection_invalidated or code in _AWAY
                 if not conflict and not away:
                     raise
                 # A commit whose answer was lost may have happened: only its caller can tell.
-                if attempt == _ATTEMPTS or committing:
-                    log.warning("database_failed", error=str(error.orig))
+                if committing or time.monotonic() > give_up:
+                    self._note(away=away, error=str(error.orig))
                     raise Unavailable(
                         "the database does not answer; see `journalctl -u mariadb` on the control node"
                     ) from error
-        raise AssertionError("unreachable")
+                time.sleep(_RETRY_PAUSE_S)
+
+    def _note(self, *, away: bool, error: str = "") -> None:
+        """Log a change, not every failure: all loops and calls fail while the database is away."""
+        if away != self._away:
+            self._away = away
+            log.warning("database_away" if away else "database_back", error=error)
 
     def close(self) -> None:
         """Wait for transactions that run, then close the connections."""

@@ -93,7 +93,11 @@ class BuildReconciler:
         except CubeError as error:
             log.warning("build_not_advanced", build_id=task.build.build_id, error=error.message)
             result = _Result(task.build)
-        await self._database.transact(lambda uow: self._apply(uow, result, token))
+        try:
+            await self._database.transact(lambda uow: self._apply(uow, result, token))
+        except Unavailable:
+            # Looked at again, from the same log offset, when the lease has run out.
+            return
         build = result.build
         if build.status is not task.build.status and build.finished_at is not None:
             self._metrics.builds.labels(status=build.status).inc()
@@ -198,7 +202,9 @@ class BuildReconciler:
         else:
             closing = LogEntry(build.finished_at, "error", build.reason or "failed", build.step)
         uow.templates.touch(build.template_id, now=build.finished_at)
-        uow.builds.append_log(build.build_id, (closing,))
+        # A node may have logged the reason itself.
+        if not any(entry.message == closing.message for step in result.steps for entry in step.entries):
+            uow.builds.append_log(build.build_id, (closing,))
 
 
 def _failed(replica: Replica, reason: str, *, step: str | None = None) -> Replica:

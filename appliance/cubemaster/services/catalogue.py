@@ -45,8 +45,9 @@ class Catalogue:
         if known is not None and at - known[0] < self._fresh_for_s:
             return known[1]
         template = self._startable(uow, reference, team_id=team_id)
+        # Transactions run on several threads; each of these steps is safe against the others.
+        self._known.pop(key, None)
         self._known[key] = (at, template)
-        self._known.move_to_end(key)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
         return template

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from appliance.contracts.master import Route
 from appliance.cubemaster.persistence.database import Database
+from appliance.domain.errors import Unavailable
 from appliance.domain.ids import SandboxId
 from appliance.domain.sandbox import Sandbox, SandboxState
 
@@ -66,7 +67,7 @@ class RouteTable:
             async with asyncio.timeout(_REBUILD_LIMIT.total_seconds()):
                 if self._doubtful or not await self._redis.exists(_COMPLETE):
                     await self._rebuild()
-        except (RedisError, OSError, TimeoutError) as error:
+        except (RedisError, OSError, TimeoutError, Unavailable) as error:
             self._doubt(error)
 
     async def _rebuild(self) -> None:

@@ -44,6 +44,9 @@ _TWIN_POLL_S = 0.05
 """How often a repeated create looks whether the first one has finished."""
 
 
+_GOING = frozenset({SandboxState.KILLING, SandboxState.ENDED})
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """A sandbox somebody wants."""
@@ -110,8 +113,9 @@ class SandboxService:
         return sandbox
 
     async def get(self, sandbox_id: str, *, team_id: str | None, ended: bool = False) -> Sandbox:
+        """Return a sandbox; with `ended` also one that has ended or is on its way there."""
         sandbox = await self._database.transact(lambda uow: uow.sandboxes.find(sandbox_id, team_id=team_id))
-        if sandbox is None or (sandbox.state is SandboxState.ENDED and not ended):
+        if sandbox is None or (sandbox.state in _GOING and not ended):
             raise SandboxNotFound(sandbox_id)
         return sandbox
 
