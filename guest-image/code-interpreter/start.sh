@@ -11,9 +11,14 @@ jupyter_port=${CODE_INTERPRETER_JUPYTER_PORT:-8888}
 restart_delay=0.2 # seconds; keeps a program that cannot start from using up the processor
 
 export CODE_INTERPRETER_JUPYTER_URL=http://127.0.0.1:$jupyter_port
-export HOME=${HOME:-/home/user}
+export HOME=${HOME:-/home/user} LANG=${LANG:-C.UTF-8}
 warm_imports=${CODE_INTERPRETER_WARM_IMPORTS-numpy, pandas, matplotlib.pyplot}
 jupyter= server=
+
+# Python looks for the user's own packages only in a folder that is there when it starts, and the kernels start first.
+make_user_site() {
+    python3 -c "import os, site; os.makedirs(site.getusersitepackages(), exist_ok=True)"
+}
 
 # Read what the first cells will want, so that a snapshot taken from now on holds it in its page cache. Not imported
 # into the kernels themselves: a user who installs another version must get that one.
@@ -44,6 +49,7 @@ stop() {
 }
 trap stop TERM INT
 
+make_user_site
 start_jupyter
 warm_page_cache
 start_server

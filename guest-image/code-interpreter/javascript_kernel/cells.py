@@ -1,6 +1,7 @@
 """The Node.js process that runs the cells, and the lines of JSON exchanged with it."""
 
 import asyncio
+import codecs
 import contextlib
 import json
 import os
@@ -13,10 +14,37 @@ from typing import Any
 _DRIVER = Path(__file__).with_name("node") / "driver.mjs"
 _NODE_OPTIONS = ("--experimental-import-meta-resolve",)
 _LINE_LIMIT = 2**30  # bytes; a cell may show a large value
-_CHUNK = 65536
+_MORE_THAN_A_PIPE_HOLDS = 2**20  # bytes
 
 Event = Mapping[str, Any]
 Forward = Callable[[Event], None]
+
+
+class OutputPipe:
+    """A standard stream of the process: what is written to it is forwarded."""
+
+    def __init__(self, name: str, forward: Forward) -> None:
+        self._name = name
+        self._forward = forward
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._descriptor, self.end_of_child = os.pipe()
+        os.set_blocking(self._descriptor, False)
+        asyncio.get_running_loop().add_reader(self._descriptor, self.forward_available)
+
+    def forward_available(self) -> None:
+        """Forward all that the pipe holds at this moment."""
+        try:
+            chunk = os.read(self._descriptor, _MORE_THAN_A_PIPE_HOLDS)
+        except BlockingIOError:
+            return
+        if not chunk:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+        if text := self._decoder.decode(chunk, final=not chunk):
+            self._forward({"type": "stream", "name": self._name, "text": text})
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
 
 
 class NodeProcess:
@@ -31,44 +59,43 @@ class NodeProcess:
         process: asyncio.subprocess.Process,
         requests: asyncio.StreamWriter,
         events: asyncio.StreamReader,
+        outputs: Sequence[OutputPipe],
         resources: AsyncExitStack,
     ) -> None:
         self._process = process
         self._requests = requests
         self._events = events
+        self._outputs = outputs
         self._resources = resources
 
     @classmethod
     async def start(cls, forward: Forward) -> "NodeProcess":
         """Start Node.js. What is written to its standard streams goes to `forward`, at any time."""
-        async with AsyncExitStack() as stack:
+        # Two stacks: the ends of the pipes that the child has are closed here once it has them.
+        async with AsyncExitStack() as ours, AsyncExitStack() as childs:
             requests_out, requests_in = os.pipe()
+            childs.callback(os.close, requests_out)
+            requests = await _writer(requests_in, ours)
             events_out, events_in = os.pipe()
-            with contextlib.ExitStack() as childs:
-                childs.callback(os.close, requests_out)
-                childs.callback(os.close, events_in)
-                writer = await _writer(requests_in)
-                stack.callback(writer.close)
-                events = await _reader(events_out, stack)
-                process = await asyncio.create_subprocess_exec(
-                    "node",
-                    *_NODE_OPTIONS,
-                    str(_DRIVER),
-                    str(requests_out),
-                    str(events_in),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    pass_fds=(requests_out, events_in),
-                )
-            assert process.stdout is not None
-            assert process.stderr is not None
-            readers = [
-                asyncio.create_task(_copy(process.stdout, "stdout", forward)),
-                asyncio.create_task(_copy(process.stderr, "stderr", forward)),
-            ]
-            stack.push_async_callback(_end, process, readers)
-            return cls(process, writer, events, stack.pop_all())
+            childs.callback(os.close, events_in)
+            events = await _reader(events_out, ours)
+            outputs = [OutputPipe("stdout", forward), OutputPipe("stderr", forward)]
+            for output in outputs:
+                ours.callback(output.close)
+                childs.callback(os.close, output.end_of_child)
+            process = await asyncio.create_subprocess_exec(
+                "node",
+                *_NODE_OPTIONS,
+                str(_DRIVER),
+                str(requests_out),
+                str(events_in),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=outputs[0].end_of_child,
+                stderr=outputs[1].end_of_child,
+                pass_fds=(requests_out, events_in),
+            )
+            ours.push_async_callback(_end, process)
+            return cls(process, requests, events, outputs, ours.pop_all())
         raise AssertionError("unreachable")
 
     @property
@@ -83,9 +110,13 @@ class NodeProcess:
             await self._requests.drain()
         while line := await self._events.readline():
             event = json.loads(line)
-            yield event
             if event["type"] == "done":
+                # Written before the cell ended, but to another pipe.
+                for output in self._outputs:
+                    output.forward_available()
+                yield event
                 return
+            yield event
 
     def interrupt(self) -> None:
         _signal(self._process, signal.SIGINT)
@@ -99,12 +130,9 @@ class NodeProcess:
         return self._process.returncode or 0
 
 
-async def _end(process: asyncio.subprocess.Process, readers: Sequence[asyncio.Task[None]]) -> None:
+async def _end(process: asyncio.subprocess.Process) -> None:
     _signal(process, signal.SIGKILL)
     await process.wait()
-    for reader in readers:
-        reader.cancel()
-    await asyncio.wait(readers)
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
@@ -114,17 +142,12 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
             os.kill(process.pid, number)
 
 
-async def _copy(stream: asyncio.StreamReader, name: str, forward: Forward) -> None:
-    """Forward what the code's own child processes, or Node itself, write to a standard stream."""
-    while chunk := await stream.read(_CHUNK):
-        forward({"type": "stream", "name": name, "text": chunk.decode(errors="replace")})
-
-
-async def _writer(descriptor: int) -> asyncio.StreamWriter:
+async def _writer(descriptor: int, stack: AsyncExitStack) -> asyncio.StreamWriter:
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.connect_write_pipe(
         lambda: asyncio.streams.FlowControlMixin(loop=loop), os.fdopen(descriptor, "wb", buffering=0)
     )
+    stack.callback(transport.close)
     return asyncio.StreamWriter(transport, protocol, None, loop)
 
 

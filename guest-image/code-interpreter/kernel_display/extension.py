@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from IPython.core.formatters import BaseFormatter
@@ -38,19 +39,22 @@ def install(shell: Any) -> None:
     data = DataFormatter(parent=display_formatter)
     data.for_type_by_name("pandas.core.frame", "DataFrame", frame_to_dict)
     data.for_type_by_name("pandas", "DataFrame", frame_to_dict)  # where pandas 3 says that it is from
-    chart = ChartFormatter(parent=display_formatter)
-    chart.for_type_by_name("matplotlib.figure", "Figure", figure_to_chart)
-    for formatter in (data, chart):
+    for formatter in (data, ChartFormatter(parent=display_formatter)):
         display_formatter.formatters[formatter.format_type] = formatter
 
     json_formatter = display_formatter.formatters["application/json"]
     for kind in (dict, list):
         json_formatter.for_type(kind, _json_value)
 
-    patch_on_import({"PIL.Image": patch_image, "PIL.ImageShow": patch_viewers})
+    patch_on_import({"matplotlib.figure": _patch_figure, "PIL.Image": patch_image, "PIL.ImageShow": patch_viewers})
     if _CJK_FONT.exists():
         # Only where the font is: matplotlib warns in every plot of one that is missing.
         os.environ.setdefault("MATPLOTLIBRC", str(_MATPLOTLIB_SETTINGS))
+
+
+def _patch_figure(module: ModuleType) -> None:
+    # By method: matplotlib's inline backend takes Figure out of every formatter when it chooses its own formats.
+    module.Figure._repr_e2b_chart_ = figure_to_chart
 
 
 def _json_value(value: dict[Any, Any] | list[Any]) -> Any:

@@ -1,0 +1,73 @@
+"""What the start script does when what it started dies."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.integration.code_interpreter.interpreter import Interpreter, running_interpreter
+from tests.integration.code_interpreter.programs import Programs
+
+
+@pytest.fixture
+def own_interpreter(programs: Programs, envs_url: str, tmp_path: Path) -> Iterator[Interpreter]:
+    with running_interpreter(programs, tmp_path, envs_url) as running:
+        yield running
+
+
+def wait_until_replaced(interpreter: Interpreter, name: str, killed: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(LookupError, FileNotFoundError):
+            if interpreter.child(name) != killed:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(name)
+
+
+def processes_in(directory: Path) -> list[int]:
+    """Return the processes that work in a directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink() == directory:
+                found.append(int(process.name))
+    return found
+
+
+# The names by which the clients' own tests look for the processes.
+@pytest.mark.parametrize("name", ["jupyter server", "uvicorn main:app"])
+def test_a_killed_process_is_replaced(own_interpreter: Interpreter, name: str) -> None:
+    killed = own_interpreter.child(name)
+    own_interpreter.sandbox().run_code("lost = 1")
+    os.kill(killed, signal.SIGKILL)
+    wait_until_replaced(own_interpreter, name, killed)
+    own_interpreter.wait_until_healthy()
+    sandbox = own_interpreter.sandbox()
+    error = sandbox.run_code("lost").error
+    assert error is not None
+    assert error.name == "NameError"
+    assert {context.language for context in sandbox.list_code_contexts()} == {"python", "javascript"}
+
+
+def test_only_the_server_is_reached_from_outside(own_interpreter: Interpreter) -> None:
+    pid = own_interpreter.child("jupyter server")
+    port = int(own_interpreter.jupyter_url.rpartition(":")[2])
+    listeners = [
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
+    ]
+    assert listeners == [f"0100007F:{port:04X}"]
+
+
+def test_stopping_leaves_no_process(programs: Programs, envs_url: str, tmp_path: Path) -> None:
+    with running_interpreter(programs, tmp_path, envs_url) as running:
+        running.sandbox().run_code("1", language="javascript")
+        assert processes_in(running.home)
+    assert processes_in(running.home) == []

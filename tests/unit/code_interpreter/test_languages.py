@@ -1,0 +1,44 @@
+import ast
+import os
+
+import pytest
+
+from code_interpreter.languages import JAVASCRIPT, PYTHON, EnvironmentChange, find_language
+
+AWKWARD = "quote ' \" back\\slash \n line $HOME é"
+
+
+@pytest.mark.parametrize("name", ["js", "JS", "javascript", " JavaScript "])
+def test_a_language_has_several_names(name: str) -> None:
+    assert find_language(name) is JAVASCRIPT
+
+
+def test_an_unknown_language_is_the_kernel_of_that_name() -> None:
+    language = find_language("Deno")
+    assert (language.name, language.kernel) == ("deno", "deno")
+    assert language.change_environment is None
+
+
+def test_python_code_changes_the_environment_and_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBE_TEST_GONE", "1")
+    monkeypatch.setenv("CUBE_TEST_SET", "old")
+    assert PYTHON.change_environment is not None
+    change = EnvironmentChange(set={"CUBE_TEST_SET": AWKWARD}, remove=["CUBE_TEST_GONE", "CUBE_TEST_NEVER"])
+    code = PYTHON.change_environment(change)
+    namespace: dict[str, object] = {}
+    exec(code, namespace)
+    assert os.environ["CUBE_TEST_SET"] == AWKWARD
+    assert "CUBE_TEST_GONE" not in os.environ
+    assert set(namespace) == {"__builtins__"}
+    assert len(ast.parse(code).body) == 1
+
+
+def test_javascript_code_quotes_what_it_sets() -> None:
+    assert JAVASCRIPT.change_environment is not None
+    code = JAVASCRIPT.change_environment(EnvironmentChange(set={"A": 'x"\n'}, remove=["B"]))
+    assert code == 'Object.assign(process.env, {"A": "x\\"\\n"}); delete process.env["B"]; undefined'
+
+
+def test_a_change_of_nothing_is_none() -> None:
+    assert not EnvironmentChange(set={}, remove=())
+    assert EnvironmentChange(set={}, remove=("A",))
