@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WORKER_UID = 99_999
-"""Owns nothing and nobody: below the range of the VMMs, above the users of distributions."""
+"""Owns nothing: below the range of the VMMs, above the users of distributions.
+
+Processes of one user can reach into each other, so those of two images must never run at the same time.
+"""
 
 _SIGNALLED_GRACE_S = 1
 
@@ -20,12 +23,14 @@ class Ceiling:
     cpu_s: int
     file_bytes: int
     """Largest file it may write; pipes do not count."""
+    tasks: int
+    """Processes and threads of its user beyond which it can start no more; 1 means that it cannot fork."""
 
 
 def confined(argv: Sequence[str], ceiling: Ceiling) -> list[str]:
     """Return an argv that drops privileges, sets the limits and becomes `argv`, keeping its process id.
 
-    Without root there are no privileges to drop and only the limits are set.
+    Without root there are no privileges to drop, and tasks are not counted: all that the user runs would count.
     """
     limits = [
         "prlimit",
@@ -34,10 +39,9 @@ def confined(argv: Sequence[str], ceiling: Ceiling) -> list[str]:
         # The soft limit sends SIGXCPU, which tells "too slow" from other deaths; the hard one follows with SIGKILL.
         f"--cpu={ceiling.cpu_s}:{ceiling.cpu_s + _SIGNALLED_GRACE_S}",
         f"--fsize={ceiling.file_bytes}",
-        *argv,
     ]
     if os.geteuid() != 0:
-        return limits
+        return [*limits, *argv]
     return [
         "setpriv",
         f"--reuid={WORKER_UID}",
@@ -46,4 +50,6 @@ def confined(argv: Sequence[str], ceiling: Ceiling) -> list[str]:
         "--bounding-set=-all",
         "--no-new-privs",
         *limits,
+        f"--nproc={ceiling.tasks}",
+        *argv,
     ]

@@ -33,8 +33,6 @@ _DIGEST = re.compile(r"sha256:(?P<hex>[0-9a-f]{64})")
 _RESERVE_FRACTION = 0.05
 """Of the filesystem, left free whatever an image asks for: sandboxes write to the same disk."""
 
-_CONCURRENT_IMPORTS = 2
-
 
 class LocalImageStore:
     """An `ImageStore` in a directory of this node. Files in it are complete, and synced before they have a name.
@@ -52,7 +50,8 @@ class LocalImageStore:
     ) -> None:
         self._directory = directory
         self._insecure_registries = insecure_registries
-        self._slots = asyncio.Semaphore(_CONCURRENT_IMPORTS)
+        # Its workers share a user, and an image must not reach the workers of another.
+        self._one_at_a_time = asyncio.Lock()
         self._swept = False
 
     async def import_image(
@@ -64,7 +63,7 @@ class LocalImageStore:
         progress: Progress = lambda _: None,
     ) -> ImportedImage:
         parsed = parse_reference(reference)
-        async with self._slots:
+        async with self._one_at_a_time:
             with storage_errors("import of an image"):
                 self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
                 if isinstance(parsed, RegistryImage):

@@ -34,6 +34,8 @@ _FATAL = re.compile(r'level=fatal msg="(?P<message>(?:[^"\\]|\\.)*)"')
 _ADDRESS_SPACE_BYTES = 4 * 2**30
 """Go reserves far more than it uses."""
 
+_TASKS_MAX = 256
+
 
 @asynccontextmanager
 async def pulled(
@@ -158,7 +160,7 @@ class _Skopeo:
         cpu_s = max(1, int(self._limits.duration.total_seconds()))
         try:
             completed = await run(
-                confined(argv, Ceiling(_ADDRESS_SPACE_BYTES, cpu_s, file_bytes)),
+                confined(argv, Ceiling(_ADDRESS_SPACE_BYTES, cpu_s, file_bytes, _TASKS_MAX)),
                 deadline=self._limits.duration,
                 max_output_bytes=JSON_MAX_BYTES,
                 env=_environment(self._temporary),

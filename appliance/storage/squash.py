@@ -37,6 +37,9 @@ _PACK_MEMORY_MIB = 256
 """sqfstar's own budget for its queues; its table of inodes comes on top."""
 
 _PACK_THREADS = 2
+_PACK_TASKS_MAX = 64
+"""sqfstar has a reader, a writer, a progress thread and several of each kind of worker."""
+
 _STDERR_TAIL_BYTES = 8192
 
 # Nothing of ours is inherited: Cubelet's environment may hold what a parser must not see.
@@ -71,7 +74,7 @@ async def _squash(job: MergeJob, output_fd: int, room_bytes: int, duration: time
     async with AsyncExitStack() as stack:
         read_end, write_end = os.pipe()
         try:
-            merge_argv = confined(_merge_argv(), Ceiling(_MERGE_ADDRESS_SPACE_BYTES, cpu_s, file_bytes=0))
+            merge_argv = confined(_merge_argv(), Ceiling(_MERGE_ADDRESS_SPACE_BYTES, cpu_s, file_bytes=0, tasks=1))
             blob_fds = sorted({layer.fd for layer in job.layers})
             worker = await stack.enter_async_context(
                 _child(merge_argv, _merge_environment(), stdin=PIPE, stdout=write_end, pass_fds=blob_fds)
@@ -83,7 +86,9 @@ async def _squash(job: MergeJob, output_fd: int, room_bytes: int, duration: time
             report = _report(decision)
             if report is None or report.rule is not None:
                 raise _merge_failure(await _end(worker, decision), duration)
-            pack_ceiling = Ceiling(_PACK_ADDRESS_SPACE_BYTES, cpu_s * _PACK_THREADS, file_bytes=room_bytes)
+            pack_ceiling = Ceiling(
+                _PACK_ADDRESS_SPACE_BYTES, cpu_s * _PACK_THREADS, file_bytes=room_bytes, tasks=_PACK_TASKS_MAX
+            )
             packer = await stack.enter_async_context(
                 _child(
                     confined(pack_argv(output_fd), pack_ceiling),

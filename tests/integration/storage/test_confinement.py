@@ -10,7 +10,7 @@ import pytest
 
 from appliance.storage.confinement import WORKER_UID, Ceiling, confined
 
-CEILING = Ceiling(address_space_bytes=2**30, cpu_s=1, file_bytes=4096)
+CEILING = Ceiling(address_space_bytes=2**30, cpu_s=1, file_bytes=4096, tasks=1)
 
 
 def status_of(argv: list[str]) -> dict[str, str]:
@@ -39,6 +39,14 @@ def test_it_cannot_write_a_large_file(searchable_path: Path) -> None:
     )
     assert ended.returncode == -signal.SIGXFSZ or b"File too large" in ended.stderr
     assert target.stat().st_size <= 4096
+
+
+@pytest.mark.root
+def test_it_cannot_fork() -> None:
+    forking = subprocess.run(
+        confined(["python3", "-c", "import os; os.fork()"], CEILING), check=False, capture_output=True
+    )
+    assert b"BlockingIOError" in forking.stderr
 
 
 def test_it_cannot_take_more_memory_or_time() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,40 @@ async def test_a_copy_that_does_not_fit_leaves_nothing(
         await store.clone_upper(source, small_filesystem / "clone")
     status = os.statvfs(small_filesystem)
     assert status.f_bfree == status.f_blocks
+
+
+@pytest.fixture
+def xfs(tmp_path: Path) -> Iterator[Path]:
+    image, directory = tmp_path / "xfs.img", tmp_path / "xfs"
+    directory.mkdir()
+    with image.open("wb") as file:
+        file.truncate(320 * 2**20)
+    subprocess.run(["mkfs.xfs", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(shutil.which("mkfs.xfs") is None, reason="needs xfsprogs")
+async def test_where_the_filesystem_can_a_clone_shares_its_blocks(xfs: Path) -> None:
+    store = LocalDiskStore(xfs / "uppers")
+    await store.create_upper(xfs / "source", size_mib=512)
+    content = os.urandom(50 * 2**20)
+    with (xfs / "source").open("r+b") as file:
+        file.seek(100 * 2**20)
+        file.write(content)
+    subprocess.run(["sync", "-f", xfs], check=True)
+    free = os.statvfs(xfs).f_bavail
+    for n in range(20):
+        await store.clone_upper(xfs / "source", xfs / f"clone{n}")
+    subprocess.run(["sync", "-f", xfs], check=True)
+    assert (free - os.statvfs(xfs).f_bavail) * os.statvfs(xfs).f_frsize < 2**20
+    with (xfs / "clone19").open("rb") as file:
+        file.seek(100 * 2**20)
+        assert file.read(len(content)) == content
 
 
 async def test_without_help_of_the_kernel_a_copy_is_the_same(
