@@ -19,26 +19,34 @@ _NFT_DEADLINE_S: Final = 10.0
 _IP_FORWARD: Final = Path("/proc/sys/net/ipv4/ip_forward")
 
 
-def ruleset(network: IPv4Network, dns_address: IPv4Address | None) -> str:
-    """Return the whole table, as `nft -f -` reads it."""
+def ruleset(network: IPv4Network, dns_address: IPv4Address | None, *, flows_per_guest: int) -> str:
+    """Return the whole table, as `nft -f -` reads it.
+
+    The node has one connection table for all: a guest that opens flows without end is stopped at `flows_per_guest`.
+    """
     taps = f'"{TAP_PREFIX}*"'
     dns = f"ip daddr {dns_address} udp dport 53 accept" if dns_address else "# no DNS for guests"
     return f"""\
 table inet cube
 delete table inet cube
 table inet cube {{
+    set flows {{
+        type ipv4_addr; size 65535; flags dynamic;
+    }}
     chain input {{
         type filter hook input priority filter; policy accept;
         iifname {taps} jump from_guest
     }}
     chain from_guest {{
         ct state established,related accept
+        ct state new add @flows {{ ip saddr ct count over {flows_per_guest} }} counter drop
         {dns}
         counter drop
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
         iifname {taps} oifname {taps} counter drop
+        iifname {taps} ct state new add @flows {{ ip saddr ct count over {flows_per_guest} }} counter drop
         iifname {taps} tcp flags syn tcp option maxseg size set rt mtu
         oifname {taps} ct state established,related accept
         oifname {taps} counter drop

@@ -80,7 +80,7 @@ class SwitchSettings:
     """Where guests' questions to their gateway, UDP port 53, are sent. None: guests have no DNS."""
     denied_networks: tuple[IPv4Network, ...] = DEFAULT_DENIED_NETWORKS
     sessions_per_tap: int = 4096
-    """Open flows of one guest, about 100 bytes each, taken at tap creation. The least recently used is forgotten."""
+    """Flows one guest may have open, about 100 bytes each, taken at tap creation."""
     tcp_idle: timedelta = timedelta(days=5)
     tcp_closed: timedelta = timedelta(minutes=2)
     datagram_idle: timedelta = timedelta(minutes=3)
@@ -118,7 +118,9 @@ class CubeVS:
                 raise NetworkFailure(f"{settings.bpffs} is no BPF file system: mount one there (mount -t bpf bpf ...)")
             await self._hold_node_address()
             firewall.enable_forwarding()
-            await firewall.apply(firewall.ruleset(settings.network, settings.dns_address))
+            await firewall.apply(
+                firewall.ruleset(settings.network, settings.dns_address, flows_per_guest=settings.sessions_per_tap)
+            )
             maps = open_maps(self._root / "maps", sessions_per_tap=settings.sessions_per_tap)
             maps.replace_set(maps.denied, _denied_keys((*HARD_DENIED_NETWORKS, *settings.denied_networks)))
             maps.replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})

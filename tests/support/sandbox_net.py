@@ -50,9 +50,9 @@ class Site:
     outside: NetworkNamespace
     bpffs: Path
 
-    def switch(self) -> CubeVS:
+    def switch(self, *, sessions_per_tap: int = 4096) -> CubeVS:
         """Return a new switch, as a Cubelet that starts has; call it inside the node."""
-        return CubeVS(SwitchSettings(bpffs=self.bpffs))
+        return CubeVS(SwitchSettings(bpffs=self.bpffs, sessions_per_tap=sessions_per_tap))
 
     def listen(self, address: IPv4Address, port: int) -> socket.socket:
         """Return a listening socket of the world outside."""

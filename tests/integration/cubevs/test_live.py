@@ -343,6 +343,29 @@ async def test_deleting_a_tap_leaves_nothing(switch: CubeVS, in_node: Site) -> N
     assert str(tap.address) not in in_node.node.run("ip", "route")
 
 
+async def test_a_guest_cannot_fill_the_nodes_connection_table(
+    make_guest: MakeGuest, switch: CubeVS, in_node: Site
+) -> None:
+    await in_node.switch(sessions_per_tap=32).start()
+    _, flooder = await make_guest()
+    _, other = await make_guest()
+    with ExitStack() as stack, in_node.outside.entered():
+        server = stack.enter_context(udp_socket(OUTSIDE, 9000))
+        clients = [stack.enter_context(flooder.udp()) for _ in range(64)]
+        clients[0].sendto(b"hello", (str(OUTSIDE), 9000))
+        server.sendto(b"hello", server.recvfrom(16)[1])
+        assert clients[0].recv(16) == b"hello"
+        for client in clients[1:]:
+            client.sendto(b"flood", (str(OUTSIDE), 9000))
+        # What is open stays open, and others are not hindered.
+        clients[0].sendto(b"end of flood", (str(OUTSIDE), 9000))
+        stack.enter_context(other.udp()).sendto(b"other", (str(OUTSIDE), 9000))
+        received: list[bytes] = []
+        while not {b"end of flood", b"other"} <= set(received):  # the socket's timeout ends it
+            received.append(server.recv(16))
+        assert 0 < received.count(b"flood") < 32
+
+
 async def test_a_tap_that_was_half_made_is_completed(switch: CubeVS, in_node: Site) -> None:
     make_tap("cubetap1", owner=0)  # and then Cubelet died
     await in_node.switch().start()

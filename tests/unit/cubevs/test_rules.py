@@ -87,13 +87,13 @@ def test_private_networks_are_denied_by_default(address: str) -> None:
 
 
 def test_the_ruleset_names_the_network_and_dns() -> None:
-    text = firewall.ruleset(NETWORK, IPv4Address("10.88.0.1"))
+    text = firewall.ruleset(NETWORK, IPv4Address("10.88.0.1"), flows_per_guest=10)
     assert "ip saddr 10.88.0.0/16 ip saddr != 10.88.0.1" in text
     assert "ip daddr 10.88.0.1 udp dport 53 accept" in text
 
 
 def test_without_dns_the_node_accepts_nothing_new_from_guests() -> None:
-    assert "dport" not in firewall.ruleset(NETWORK, None)
+    assert "dport" not in firewall.ruleset(NETWORK, None, flows_per_guest=10)
 
 
 def make_headers(modules: Path, release: str, *, split: bool) -> None:
