@@ -16,6 +16,7 @@ from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import InternalClient, install_error_handlers
 from appliance.common.supervisor import Supervisor
 from appliance.cubelet import guest_image
+from appliance.cubelet.accelerator import basis_of, remembered_or
 from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.heartbeat import Heartbeat
@@ -33,9 +34,10 @@ from appliance.cubelet.services.templates import BuildDeadlines, Templates
 from appliance.cubelet.settings import CubeletSettings
 from appliance.cubevs.base import Switch
 from appliance.cubevs.switch import CubeVS, SwitchSettings
-from appliance.hypervisor.base import Accelerator, Hypervisor
+from appliance.hypervisor.base import Accelerator, BootSource, Hypervisor
+from appliance.hypervisor.probe import choose_accelerator
 from appliance.hypervisor.qemu.driver import QemuHypervisor
-from appliance.hypervisor.scopes.session import SessionScopes
+from appliance.hypervisor.scopes.choose import choose_scopes
 from appliance.storage.base import DiskStore, ImageStore
 from appliance.storage.disks import LocalDiskStore
 from appliance.storage.layers import LocalImageStore
@@ -52,14 +54,33 @@ class Drivers:
 
 
 async def production_drivers(settings: CubeletSettings) -> Drivers:
-    """Return the drivers of a real node, with the accelerator that has been seen to run a guest here."""
-    return Drivers(
-        hypervisor=QemuHypervisor(
-            accelerator=Accelerator.TCG,
-            scopes=SessionScopes(),
+    """Return the drivers of a real node, with the accelerator that has been seen to run its guest kernel."""
+
+    def qemu(accelerator: Accelerator) -> QemuHypervisor:
+        return QemuHypervisor(
+            accelerator=accelerator,
+            scopes=choose_scopes(),
             binary=settings.qemu,
             restore_concurrency=settings.restore_concurrency,
-        ),
+        )
+
+    image = guest_image.load(settings.guest_dir)
+
+    async def choose() -> Accelerator:
+        source = BootSource(kernel=image.kernel, initramfs=image.initramfs, cmdline=image.cmdline)
+        limits = {
+            Accelerator.KVM: timedelta(seconds=settings.deadlines.kvm_probe_s),
+            Accelerator.TCG: timedelta(seconds=settings.deadlines.tcg_probe_s),
+        }
+        return (await choose_accelerator(qemu, source, deadlines=limits)).accelerator
+
+    accelerator = await remembered_or(
+        choose,
+        memory=settings.data_dir / "accelerator.json",
+        basis=basis_of(boot_id(), settings.qemu, image.kernel),
+    )
+    return Drivers(
+        hypervisor=qemu(accelerator),
         switch=CubeVS(
             SwitchSettings(
                 network=settings.network.sandbox_network,
@@ -163,6 +184,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         async with AsyncExitStack() as stack:
             settings.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
             store.load()
+            stack.push_async_callback(drivers.hypervisor.close)
             this_node.capabilities = await drivers.hypervisor.capabilities()
             await drivers.switch.start()
             await stack.enter_async_context(supervisor)

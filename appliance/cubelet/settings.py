@@ -56,7 +56,9 @@ class DeadlineSettings(Settings):
     init_s: float = 20
     ready_s: float = 600
     image_s: float = 1800
-    vmm_probe_s: float = 15
+    kvm_probe_s: float = 5
+    """A KVM that has not booted the guest kernel by then counts as unusable."""
+    tcg_probe_s: float = 60
 
 
 class CubeletSettings(Settings):
