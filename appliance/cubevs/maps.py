@@ -248,13 +248,14 @@ class Maps:
             counts[reason] = sum(count for (count,) in struct.iter_unpack("=Q", values))
         return counts
 
-    def replace_set(self, target: BpfMap, wanted: set[bytes]) -> None:
-        """Make `target` hold exactly the keys `wanted`; additions come first, so nothing opens meanwhile."""
-        present = set(target.keys())
-        for key in wanted - present:
-            target.put(key, pack_mark())
-        for key in present - wanted:
-            target.delete(key)
+
+def replace_set(target: BpfMap, wanted: set[bytes]) -> None:
+    """Make `target` hold exactly the keys `wanted`; additions come first, so nothing opens meanwhile."""
+    present = set(target.keys())
+    for key in wanted - present:
+        target.put(key, pack_mark())
+    for key in present - wanted:
+        target.delete(key)
 
 
 def open_maps(directory: Path, *, sessions_per_tap: int) -> Maps:

@@ -39,6 +39,7 @@ from appliance.cubevs.maps import (
     open_maps,
     pack_index,
     pack_mark,
+    replace_set,
     unpack_index,
 )
 from appliance.cubevs.reaper import reap_sessions, stale_policy
@@ -122,8 +123,8 @@ class CubeVS:
                 firewall.ruleset(settings.network, settings.dns_address, flows_per_guest=settings.sessions_per_tap)
             )
             maps = open_maps(self._root / "maps", sessions_per_tap=settings.sessions_per_tap)
-            maps.replace_set(maps.denied, _denied_keys((*HARD_DENIED_NETWORKS, *settings.denied_networks)))
-            maps.replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
+            replace_set(maps.denied, _denied_keys((*HARD_DENIED_NETWORKS, *settings.denied_networks)))
+            replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
             maps.config.put(ONLY_KEY, self._config().pack())
             programs_root = self._root / "programs"
             programs = await load_programs(self._root / "maps", programs_root, settings.kernel_headers)
@@ -202,7 +203,7 @@ class CubeVS:
 
     async def reap(self) -> None:
         maps = self._require_started().maps
-        maps.replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
+        replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
         await asyncio.to_thread(reap_sessions, maps, self._config())
 
     def _require_started(self) -> _Started:
