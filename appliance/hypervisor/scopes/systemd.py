@@ -6,7 +6,7 @@ A restart of cubelet.service does not reach the processes of another unit, and t
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
@@ -18,8 +18,23 @@ from appliance.hypervisor.scopes.base import Limits
 
 SLICE = "cube-vms.slice"
 
-_SYSTEMD = "org.freedesktop.systemd1"
-_MANAGER = "org.freedesktop.systemd1.Manager"
+
+class _Service(NamedTuple):
+    """An object on the bus, and which of its interfaces is meant."""
+
+    name: str
+    path: str
+    interface: str
+
+
+_SYSTEMD = _Service("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+_BUS = _Service("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+_JOB_REMOVED = f"type='signal',sender='{_SYSTEMD.name}',interface='{_SYSTEMD.interface}',member='JobRemoved'"
+
+_UNIT_EXISTS = "org.freedesktop.systemd1.UnitExists"
+_EXISTS_ATTEMPTS = 20
+_EXISTS_PAUSE_S = 0.05
+
 _MIB = 2**20
 _MICROSECONDS_PER_PERCENT = 10_000
 
@@ -55,12 +70,11 @@ class SystemdScopes:
 
     async def adopt(self, vm_id: VmId, pid: int, limits: Limits) -> None:
         unit = unit_name(vm_id)
+        properties = unit_properties(vm_id, pid, limits)
         # Before the call: systemd may tell that the job has ended before it answers the call that made it.
         job = self._jobs[unit] = asyncio.get_running_loop().create_future()
         try:
-            bus = await self._connected()
-            properties = unit_properties(vm_id, pid, limits)
-            await _call(bus, "StartTransientUnit", "ssa(sv)a(sa(sv))", [unit, "fail", properties, []])
+            await self._start(unit, properties)
             result = await job
         except (DBusError, OSError, EOFError) as error:
             raise VmmFailure(f"systemd did not make {unit}: {error}") from error
@@ -74,14 +88,28 @@ class SystemdScopes:
             self._bus.disconnect()
             self._bus = None
 
+    async def _start(self, unit: str, properties: list[list[object]]) -> None:
+        bus = await self._connected()
+        for attempts_left in reversed(range(_EXISTS_ATTEMPTS)):
+            try:
+                await _call(bus, _SYSTEMD, "StartTransientUnit", "ssa(sv)a(sa(sv))", [unit, "fail", properties, []])
+            except DBusError as error:
+                # A restore that is tried again comes before systemd has noticed the end of the first try.
+                if error.type != _UNIT_EXISTS or not attempts_left:
+                    raise
+                await asyncio.sleep(_EXISTS_PAUSE_S)
+            else:
+                return
+
     async def _connected(self) -> MessageBus:
         async with self._connecting:
             if self._bus is None or not self._bus.connected:
                 bus = MessageBus(bus_address=self._bus_address, bus_type=BusType.SYSTEM)
                 await bus.connect()
                 bus.add_message_handler(self._on_message)
-                # Without it systemd sends no signals.
-                await _call(bus, "Subscribe", "", [])
+                # Both are needed: systemd sends signals only if asked to, and the bus hands on only what is matched.
+                await _call(bus, _BUS, "AddMatch", "s", [_JOB_REMOVED])
+                await _call(bus, _SYSTEMD, "Subscribe", "", [])
                 self._bus = bus
             return self._bus
 
@@ -93,16 +121,19 @@ class SystemdScopes:
                 job.set_result(result)
 
 
-async def _call(bus: MessageBus, member: str, signature: str, body: list[Any]) -> None:
+async def _call(bus: MessageBus, service: _Service, member: str, signature: str, body: list[Any]) -> None:
     reply = await bus.call(
         Message(
-            destination=_SYSTEMD,
-            path="/org/freedesktop/systemd1",
-            interface=_MANAGER,
+            destination=service.name,
+            path=service.path,
+            interface=service.interface,
             member=member,
             signature=signature,
             body=body,
         )
     )
-    if reply.message_type is MessageType.ERROR:
-        raise DBusError(reply.error_name or "unnamed error", str(reply.body[0]) if reply.body else "no detail")
+    # None where the connection was lost.
+    if reply is None or reply.message_type is MessageType.ERROR:
+        name = reply.error_name if reply is not None else None
+        detail = reply.body[0] if reply is not None and reply.body else "no detail"
+        raise DBusError(name or "org.freedesktop.DBus.Error.NoReply", str(detail))

@@ -28,7 +28,8 @@ class StandIn:
     def __init__(self, bus: MessageBus) -> None:
         self.started: list[tuple[str, dict[str, Any]]] = []
         self.job_result = "done"
-        self.refusal: str | None = None
+        self.refusals: list[tuple[str, str]] = []
+        """Errors to answer with first: name and message."""
         self._bus = bus
         bus.add_message_handler(self._answer)
 
@@ -38,8 +39,8 @@ class StandIn:
         if message.member == "Subscribe":
             return Message.new_method_return(message)
         unit, _, properties, _ = message.body
-        if self.refusal is not None:
-            return Message.new_error(message, "org.freedesktop.systemd1.UnitExists", self.refusal)
+        if self.refusals:
+            return Message.new_error(message, *self.refusals.pop(0))
         self.started.append((unit, {name: value.value for name, value in properties}))
         for name in ("another.service", unit):
             signal = Message.new_signal(
@@ -49,8 +50,6 @@ class StandIn:
                 "uoss",
                 [7, "/org/freedesktop/systemd1/job/7", name, self.job_result],
             )
-            # To the caller only, as systemd does for the client that made the job.
-            signal.destination = message.sender
             self._bus.send(signal)
         return Message.new_method_return(message, "o", ["/org/freedesktop/systemd1/job/7"])
 
@@ -111,7 +110,21 @@ async def test_several_at_once_are_told_apart(scopes: SystemdScopes, systemd: St
 
 
 async def test_refusal_is_told(scopes: SystemdScopes, systemd: StandIn) -> None:
-    systemd.refusal = "Unit cube-vm-i1.scope was already loaded"
+    systemd.refusals = [("org.freedesktop.systemd1.NoSuchProcess", "Process with ID 4711 does not exist.")]
+    async with asyncio.timeout(10):
+        with pytest.raises(VmmFailure, match="4711 does not exist"):
+            await scopes.adopt(VmId("i1"), 4711, LIMITS)
+
+
+async def test_scope_of_a_former_try_may_take_a_moment_to_go(scopes: SystemdScopes, systemd: StandIn) -> None:
+    systemd.refusals = [("org.freedesktop.systemd1.UnitExists", "Unit cube-vm-i1.scope was already loaded")] * 2
+    async with asyncio.timeout(10):
+        await scopes.adopt(VmId("i1"), 4711, LIMITS)
+    assert len(systemd.started) == 1
+
+
+async def test_scope_that_stays_is_an_error(scopes: SystemdScopes, systemd: StandIn) -> None:
+    systemd.refusals = [("org.freedesktop.systemd1.UnitExists", "Unit cube-vm-i1.scope was already loaded")] * 100
     async with asyncio.timeout(10):
         with pytest.raises(VmmFailure, match="already loaded"):
             await scopes.adopt(VmId("i1"), 4711, LIMITS)
