@@ -52,7 +52,7 @@ def rank(request: Resources, *, disk_mib: int, candidates: Sequence[Candidate]) 
     and the id breaks ties so that the same state always gives the same answer.
     """
     if not candidates:
-        raise NoCapacity("no ready node holds this template; see `cubemastercli node list`")
+        raise NoCapacity("no ready node holds this template; see `cubemastercli node list`, or build it again")
     fitting = [one for one in candidates if one.fits(request, disk_mib=disk_mib)]
     if not fitting:
         raise NoCapacity(

@@ -28,8 +28,8 @@ class NodeRepository:
         self._connection = connection
 
     def boot_id(self, node_id: NodeId) -> str | None:
-        """Return the boot id of the last heartbeat and lock the row; None for a node that is new."""
-        return self._connection.scalar(select(nodes.c.boot_id).where(nodes.c.node_id == node_id).with_for_update())
+        """Return the boot id of the last heartbeat; None for a node that is new."""
+        return self._connection.scalar(select(nodes.c.boot_id).where(nodes.c.node_id == node_id))
 
     def record_heartbeat(self, node: Node) -> None:
         """Register the node, or take over what it now says of itself."""

@@ -108,7 +108,8 @@ class NodeService:
     def _record(self, uow: UnitOfWork, status: NodeStatus) -> _Known:
         node = node_from_status(status, now=self._clock.now())
         boot_before = uow.nodes.boot_id(node.node_id)
-        uow.nodes.record_heartbeat(node)
+        if boot_before is None:
+            uow.nodes.record_heartbeat(node)
         held = uow.builds.held_by(node.node_id)
         surplus = []
         for replica in status.replicas:
@@ -121,12 +122,16 @@ class NodeService:
                 surplus.append((TemplateId(replica.template_id), build_id))
             if before is None or before.pooled != replica.pooled:
                 uow.builds.set_pooled(node.node_id, build_id, replica.pooled)
-        return _Known(
+        known = _Known(
             rebooted=boot_before is not None and boot_before != status.boot_id,
             live=tuple(uow.sandboxes.live_on(node.node_id)),
             surplus=tuple(surplus),
             missing=_missing(held, {BuildId(one.build_id) for one in status.replicas}),
         )
+        if boot_before is not None:
+            # Last, since it locks the row that every create on this node must write.
+            uow.nodes.record_heartbeat(node)
+        return known
 
     async def _mend(
         self,

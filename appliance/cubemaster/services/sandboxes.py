@@ -166,7 +166,7 @@ class SandboxService:
             try:
                 await client.set_deadline(sandbox.sandbox_id, sandbox.end_at)
             except Unavailable as error:
-                raise NodeUnreachable(sandbox.node_id, error.message) from error
+                raise _unreachable(sandbox.node_id, error) from error
         return sandbox
 
     async def kill(self, sandbox_id: str, *, team_id: str | None) -> None:
@@ -247,7 +247,7 @@ class SandboxService:
             # It may have started without our hearing of it.
             await self._try_abandon(sandbox, error.message)
             if type(error) is Unavailable:
-                raise NodeUnreachable(sandbox.node_id, error.message) from error
+                raise _unreachable(sandbox.node_id, error) from error
             raise
         except CubeError as error:
             # The node's own verdict: nothing of it is left there.
@@ -317,7 +317,7 @@ class SandboxService:
             client = await self._nodes.get(sandbox.node_id)
             await client.delete_sandbox(sandbox.sandbox_id)
         except Unavailable as error:
-            raise NodeUnreachable(sandbox.node_id, error.message) from error
+            raise _unreachable(sandbox.node_id, error) from error
 
 
 def _intended(wish: Wish, template: StartableTemplate, *, node_id: NodeId, now: datetime) -> Sandbox:
@@ -338,3 +338,8 @@ def _intended(wish: Wish, template: StartableTemplate, *, node_id: NodeId, now: 
         end_at=now + wish.timeout,
         metadata=wish.metadata,
     )
+
+
+def _unreachable(node_id: NodeId, error: Unavailable) -> NodeUnreachable:
+    # Without the client's advice: its service is on another machine, and NodeUnreachable has better advice.
+    return NodeUnreachable(node_id, error.message.partition(";")[0])
