@@ -36,7 +36,7 @@ def build(
     say("code-interpreter-v1: unpacking the base layer")
     with tarfile.open(base_layer) as archive:
         present = frozenset(archive.getnames())
-        archive.extractall(root, filter="fully_trusted")  # noqa: S202 - we wrote this archive
+        archive.extractall(root)  # noqa: S202 - we wrote this archive
     shutil.copytree(source, root / _INSTALL_ROOT, ignore=_NOT_INSTALLED)
 
     say("code-interpreter-v1: installing wheels")
