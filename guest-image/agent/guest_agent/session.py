@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from guest_agent.errors import HttpError
-from guest_agent.plainfile import overwrite
+from guest_agent.plainfile import overwrite, read
 
 _HEX32 = re.compile(r"[0-9a-f]{32}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
@@ -30,6 +31,10 @@ class Session:
     template_id: str = ""
     timestamp_ns: int = 0
     """When the node said so, in Unix nanoseconds."""
+
+    def document(self) -> dict[str, object]:
+        """Return the fields by name, for the file."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def precedes(self, other: Session) -> bool:
         """Return whether this is an earlier word about the same sandbox."""
@@ -113,7 +118,9 @@ class SessionStore:
     """The current session, and its copy in a file that only root reads."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = str(path)
+        self._directory = str(path.parent)
+        self._temporary = self._path + ".new"
         self._current = self._load()
 
     @property
@@ -123,15 +130,15 @@ class SessionStore:
 
     def replace(self, session: Session) -> None:
         """Take on `session`, and write it where a restarted agent finds it."""
-        self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".new")
-        overwrite(temporary, json.dumps(asdict(session)), mode=0o600)
-        temporary.replace(self._path)
+        if not os.path.isdir(self._directory):  # noqa: PTH112 - one call, on the way of every create
+            os.makedirs(self._directory, mode=0o755)  # noqa: PTH103
+        overwrite(self._temporary, json.dumps(session.document()), mode=0o600)
+        os.replace(self._temporary, self._path)  # noqa: PTH105 - plain strings here
         self._current = session
 
     def _load(self) -> Session | None:
         try:
-            return Session(**json.loads(self._path.read_text(encoding="utf-8")))
+            return Session(**json.loads(read(self._path) or ""))
         except (OSError, ValueError, TypeError):
             # A file that cannot be read is no session: the agent answers 503 until the node says /init again.
             return None

@@ -125,6 +125,9 @@ def test_ranges(agent: Agent, tmp_path: Path) -> None:
     part = get(agent, path, Range="bytes=2-4")
     assert (part.status, part.body, part.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
     assert get(agent, path, Range="bytes=-3").body == b"789"
+    modified = whole.headers["last-modified"]
+    assert get(agent, path, Range="bytes=2-4", If_Range=modified).status == 206
+    assert get(agent, path, Range="bytes=2-4", If_Range="Thu, 01 Jan 1970 00:00:00 GMT").status == 200
     beyond = get(agent, path, Range="bytes=10-")
     assert (beyond.status, beyond.headers["content-range"]) == (416, "bytes */10")
 

@@ -82,7 +82,7 @@ def _respond(request: Request, path: str, descriptor: int, coding: str) -> ASGIA
         return FileResponse(200, {**headers, "Content-Encoding": "gzip"}, _gzipped(descriptor), descriptor)
     headers["Accept-Ranges"] = "bytes"
     try:
-        wanted = parse_range(request.headers.get("range"), status.st_size)
+        wanted = parse_range(_range_header(request, headers["Last-Modified"]), status.st_size)
     except RangeNotSatisfiable:
         os.close(descriptor)
         return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{status.st_size}"})
@@ -91,6 +91,13 @@ def _respond(request: Request, path: str, descriptor: int, coding: str) -> ASGIA
     sent = wanted or ByteRange(0, status.st_size)
     headers["Content-Length"] = str(sent.end - sent.start)
     return FileResponse(206 if wanted else 200, headers, _pieces(descriptor, sent), descriptor)
+
+
+def _range_header(request: Request, last_modified: str) -> str | None:
+    """Return the Range header, unless it was meant for another version of the file."""
+    if request.headers.get("if-range", last_modified) != last_modified:
+        return None
+    return request.headers.get("range")
 
 
 class FileResponse:

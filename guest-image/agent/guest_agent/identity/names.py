@@ -5,11 +5,12 @@ The root file system may be read-only or lack /etc: what cannot be written there
 
 from __future__ import annotations
 
-import contextlib
+import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
-from guest_agent.plainfile import overwrite
+from guest_agent.plainfile import overwrite, read
 from guest_agent.session import Session
 
 _MARK = "# sandbox host name"
@@ -31,10 +32,10 @@ def hosts_with(text: str, hostname: str) -> str:
 
 
 def write_hosts(etc: Path, hostname: str) -> None:
-    hosts = etc / "hosts"
-    with contextlib.suppress(OSError):
-        before = hosts.read_text(errors="surrogateescape") if hosts.exists() else "127.0.0.1 localhost\n"
-        after = hosts_with(before, hostname)
+    hosts = f"{etc}/hosts"
+    with suppress(OSError):
+        before = read(hosts)
+        after = hosts_with("127.0.0.1 localhost" if before is None else before, hostname)
         if after != before:
             overwrite(hosts, after)
 
@@ -42,9 +43,9 @@ def write_hosts(etc: Path, hostname: str) -> None:
 def write_machine_id(etc: Path, run: Path, machine_id: str) -> None:
     """Write the id to /etc/machine-id, or to /run where /etc cannot be written."""
     line = machine_id + "\n"
-    for path in (etc / "machine-id", run / "machine-id"):
+    for directory in (etc, run):
         try:
-            overwrite(path, line)
+            overwrite(f"{directory}/machine-id", line)
         except OSError:
             continue
         return
@@ -52,11 +53,12 @@ def write_machine_id(etc: Path, run: Path, machine_id: str) -> None:
 
 def write_markers(directory: Path, session: Session) -> None:
     """Write E2B's marker files, which tools read to learn that and where they run."""
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not os.path.isdir(directory):  # noqa: PTH112 - one call, on the way of every create
+        os.makedirs(directory, mode=0o755)  # noqa: PTH103
     markers = {
         ".E2B_SANDBOX": "true",
         ".E2B_SANDBOX_ID": session.sandbox_id,
         ".E2B_TEMPLATE_ID": session.template_id,
     }
     for name, text in markers.items():
-        overwrite(directory / name, text)
+        overwrite(f"{directory}/{name}", text)

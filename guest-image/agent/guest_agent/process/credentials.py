@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def acting_as(user: User) -> Iterator[None]:
 
 
 def _set_groups(groups: tuple[int, ...] | list[int]) -> None:
-    array = (ctypes.c_uint32 * len(groups))(*groups)
+    array = struct.pack(f"{len(groups)}I", *groups)
     _check(_syscall(_SETGROUPS, ctypes.c_size_t(len(groups)), array), "setgroups")
 
 
