@@ -87,6 +87,7 @@ async def production_drivers(settings: CubeletSettings) -> Drivers:
                 bpffs=settings.network.bpffs,
                 dns_address=settings.network.dns_address,
                 denied_networks=settings.network.denied_networks,
+                vmm_uid_base=settings.vmm_uid_base,
             )
         ),
         images=LocalImageStore(settings.data_dir / "layers"),
@@ -102,6 +103,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
     init_deadline = timedelta(seconds=deadlines.init_s)
     this_boot = boot_id()
     registry = CollectorRegistry()
+    metrics = CubeletMetrics(registry)
     supervisor = Supervisor()
     creates = Activity()
     records = RecordStore(settings.data_dir / "sandboxes")
@@ -140,7 +142,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         ended=ended,
         supervisor=supervisor,
         clock=clock,
-        metrics=CubeletMetrics(registry),
+        metrics=metrics,
         restore_concurrency=settings.restore_concurrency,
         restore_deadline=restore_deadline,
         init_deadline=init_deadline,
@@ -200,11 +202,12 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
             supervisor.every(timedelta(seconds=0.5), taps.replenish, name="taps")
             supervisor.every(timedelta(seconds=0.2), pool.refill, name="pool-refill")
             supervisor.every(timedelta(seconds=5), pool.trim, name="pool-trim")
+            supervisor.every(timedelta(minutes=1), drivers.switch.reap, name="switch-reap")
             yield
 
     app = FastAPI(title="Cubelet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
     app.include_router(sandboxes.router(live))
     app.include_router(builds.router(templates, live, pool))
-    app.include_router(node.router(this_node, registry))
+    app.include_router(node.router(this_node, drivers.switch, metrics, registry))
     return app

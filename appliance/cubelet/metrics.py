@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from appliance.cubevs.base import DropReason
 
 # Seconds: from a pool claim under KVM (3 ms) to a cold clone on a loaded TCG node.
 _BUCKETS = (0.003, 0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 30)
@@ -21,3 +27,21 @@ class CubeletMetrics:
             "cube_sandbox_create_failures", "Creates that left nothing behind", ["error"], registry=registry
         )
         self.ended = Counter("cube_sandbox_ended", "Sandboxes that ended, by reason", ["reason"], registry=registry)
+        self.drops = _Drops()
+        registry.register(self.drops)
+
+
+class _Drops(Collector):
+    """Packets that CubeVS dropped: counted in the kernel, copied here when somebody asks."""
+
+    def __init__(self) -> None:
+        self._counts: Mapping[DropReason, int] = {}
+
+    def update(self, counts: Mapping[DropReason, int]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily("cube_vs_dropped_packets", "Packets dropped on sandbox taps", labels=["reason"])
+        for reason, count in self._counts.items():
+            family.add_metric([reason.name.lower()], count)
+        yield family

@@ -1,4 +1,4 @@
-"""This node: health, status, metrics, and the leak ledger."""
+"""This node: health, status and metrics."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from appliance.contracts.node import NodeStatus
+from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.node import Node
+from appliance.cubevs.base import Switch
 
 
-def router(node: Node, metrics: CollectorRegistry) -> APIRouter:
+def router(node: Node, switch: Switch, metrics: CubeletMetrics, registry: CollectorRegistry) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/health", status_code=204)
@@ -22,6 +24,7 @@ def router(node: Node, metrics: CollectorRegistry) -> APIRouter:
 
     @routes.get("/metrics")
     async def expose() -> Response:
-        return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
+        metrics.drops.update(await switch.drops())
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return routes
