@@ -35,8 +35,7 @@ start_jupyter() {
 }
 
 start_server() {
-    (cd "$root" && exec "$python" -m uvicorn main:app --host "$host" --port "$port" --log-level warning \
-        --no-access-log --ws none --timeout-keep-alive 640 --timeout-graceful-shutdown 2) &
+    "$python" "$root/bin/uvicorn" main:app --host "$host" --port "$port" &
     server=$!
 }
 

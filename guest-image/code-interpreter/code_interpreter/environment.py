@@ -33,6 +33,7 @@ class SandboxEnvironment:
         self._lock = Lock()
         self._token: str | None = None
         self._read = SandboxVariables()
+        self._agent_answers = True
 
     async def variables(self, access_token: str | None) -> SandboxVariables:
         """Return the variables, or those last known if the agent does not tell: a cell is worth more."""
@@ -53,6 +54,9 @@ class SandboxEnvironment:
                 answer.raise_for_status()
                 values = await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            log.warning("environment of the sandbox not read: %s", error)
+            if self._agent_answers:  # once for an outage, not once for each cell in it
+                log.warning("environment of the sandbox not read: %s", error)
+            self._agent_answers = False
             return None
+        self._agent_answers = True
         return {str(name): str(value) for name, value in values.items()}

@@ -39,6 +39,15 @@ def processes_in(directory: Path) -> list[int]:
     return found
 
 
+def wake_ups(process: int) -> int:
+    """Return how often the threads of a process have gone to sleep."""
+    statuses = [status.read_text() for status in Path(f"/proc/{process}/task").glob("*/status")]
+    name = "voluntary_ctxt_switches:"
+    return sum(
+        int(line.removeprefix(name)) for status in statuses for line in status.splitlines() if line.startswith(name)
+    )
+
+
 # The names by which the clients' own tests look for the processes.
 @pytest.mark.parametrize("name", ["jupyter server", "uvicorn main:app"])
 def test_a_killed_process_is_replaced(own_interpreter: Interpreter, name: str) -> None:
@@ -64,6 +73,15 @@ def test_only_the_server_is_reached_from_outside(own_interpreter: Interpreter) -
         if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
     ]
     assert listeners == [f"0100007F:{port:04X}"]
+
+
+def test_an_idle_server_sleeps(own_interpreter: Interpreter) -> None:
+    own_interpreter.sandbox().run_code("1")
+    process = own_interpreter.child("uvicorn main:app")
+    before = wake_ups(process)
+    time.sleep(3)  # there is nothing to wait for: the point is that nothing happens
+    # uvicorn by itself wakes up 30 times in this time.
+    assert wake_ups(process) - before < 10
 
 
 def test_stopping_leaves_no_process(programs: Programs, envs_url: str, tmp_path: Path) -> None:
