@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import cast
 
 from appliance.hypervisor import sockets
 
@@ -42,8 +43,8 @@ class ConsoleLog(asyncio.Protocol):
         return log
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.ReadTransport)
-        self._transport = transport
+        # Every loop's sockets can pause; uvloop's do not derive from the class that says so.
+        self._transport = cast(asyncio.ReadTransport, transport)
 
     def data_received(self, data: bytes) -> None:
         # A full disk must not end the console for good.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -14,6 +15,10 @@ from appliance.domain.errors import VmmFailure
 from appliance.hypervisor.base import VmProcess
 
 _DELETED = " (deleted)"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_CLOSE_RANGE_CLOEXEC = 4
+_LAST_FD = 2**32 - 1
 
 
 def spawn(argv: Sequence[str], *, inherit: Iterable[int], stderr: int) -> int:
@@ -29,6 +34,7 @@ def spawn(argv: Sequence[str], *, inherit: Iterable[int], stderr: int) -> int:
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
         (os.POSIX_SPAWN_DUP2, stderr, 2),
     ]
+    _close_on_exec()
     # Duplicating a descriptor onto itself is how posix_spawn is told to keep it over exec.
     actions += [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in inherit]
     try:
@@ -44,6 +50,15 @@ def spawn(argv: Sequence[str], *, inherit: Iterable[int], stderr: int) -> int:
         )
     except OSError as error:
         raise VmmFailure(f"{argv[0]} could not be started: {error.strerror}") from error
+
+
+def _close_on_exec() -> None:
+    """Keep every descriptor of ours from being inherited: one of another sandbox's disk or tap would be its undoing.
+
+    Python opens files so, but libraries need not, and some make a descriptor inheritable to hand it to one child.
+    """
+    if _libc.close_range(3, _LAST_FD, _CLOSE_RANGE_CLOEXEC) != 0:
+        raise OSError(ctypes.get_errno(), "close_range")
 
 
 def start_time_ticks(pid: int) -> int | None:

@@ -55,6 +55,8 @@ async def test_process_that_ends_is_noticed_and_reaped(errors: int) -> None:
 
 async def test_process_has_its_own_session_and_only_the_files_it_was_given(errors: int, tmp_path: Path) -> None:
     with (tmp_path / "given").open("w") as given, (tmp_path / "kept").open("w") as kept:
+        # As for a tap that another spawn is about to hand to its own child.
+        os.set_inheritable(kept.fileno(), True)
         script = f"test -e /proc/self/fd/{given.fileno()} && ! test -e /proc/self/fd/{kept.fileno()} && exec sleep 60"
         pid = spawn(["sh", "-c", script], inherit=(given.fileno(),), stderr=errors)
     watch = ProcessWatch(pid)
