@@ -87,10 +87,10 @@ class MariaDb:
             query={"unix_socket": str(self.socket), "charset": "utf8mb4"},
         )
 
-    def execute(self, *statements: str, database: str = "mysql") -> Sequence[Row[Any]]:
+    def execute(self, *statements: str, database: str = "mysql") -> Sequence[Row[tuple[Any, ...]]]:
         """Run statements as one transaction on a connection of their own; return the rows of the last."""
         engine = create_engine(self.url(database), poolclass=NullPool)
-        rows: Sequence[Row[Any]] = ()
+        rows: Sequence[Row[tuple[Any, ...]]] = ()
         with engine.begin() as connection:
             for statement in statements:
                 result = connection.execute(text(statement))

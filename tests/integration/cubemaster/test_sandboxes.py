@@ -4,12 +4,14 @@ import asyncio
 import hashlib
 import hmac
 import json
-from datetime import timedelta
+import random
+from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from appliance.contracts.master import NewTimeout, SandboxState
-from appliance.contracts.node import EndReason
+from appliance.contracts.node import EndedSandbox, EndReason
 from appliance.domain import errors
 from tests.integration.cubemaster.conftest import Appliance, eventually
 
@@ -210,3 +212,37 @@ async def test_a_kill_that_the_node_does_not_answer_is_done_later(appliance: App
     await eventually(freed)
     ended = await appliance.master.get_sandbox(made.sandbox_id, ended=True)
     assert ended.end_reason is EndReason.KILLED
+
+
+async def test_whoever_comes_first_ends_it_once(appliance: Appliance) -> None:
+    """Kills, timeouts, the node's word and its heartbeats at once, on each of several sandboxes."""
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = [await appliance.sandbox(team_id) for _ in range(5)]
+
+    async def try_to(work: Awaitable[object]) -> None:
+        try:
+            await work
+        except (errors.SandboxNotFound, errors.SandboxTransitioning):
+            return
+
+    calls: list[Awaitable[object]] = []
+    for one in made:
+        died = EndedSandbox(sandbox_id=one.sandbox_id, reason=EndReason.VMM_DIED, ended_at=datetime.now(UTC))
+        for seconds in range(4):
+            calls += [
+                appliance.master.kill_sandbox(one.sandbox_id),
+                appliance.master.set_timeout(one.sandbox_id, NewTimeout(timeout_s=100 + seconds)),
+                appliance.master.report_ended("cube-1", [died]),
+                appliance.beat(),
+            ]
+    random.Random(1).shuffle(calls)
+    await asyncio.gather(*(try_to(call) for call in calls))
+
+    assert await appliance.reserved() == (0, 0)
+    rows = appliance.db.execute(
+        "SELECT sandbox_id, COUNT(*) FROM events WHERE kind = 'sandbox_ended' GROUP BY sandbox_id",
+        database="cube_master",
+    )
+    assert {row[0]: row[1] for row in rows} == {one.sandbox_id: 1 for one in made}
+    with appliance.redis.client() as redis:
+        assert redis.keys("cube:route:*") == []
