@@ -10,7 +10,7 @@ import sys
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from guest_agent.app import make_app
+from guest_agent.app import make_agent
 from guest_agent.server import listen, serve
 from guest_agent.settings import Settings
 
@@ -65,13 +65,13 @@ def main() -> None:
     os.umask(0o022)
     os.chdir("/")
     raise_descriptor_limit()
-    app = make_app(settings)
+    agent = make_agent(settings)
     listener = listen(settings)
     print(f"listening on {listener.getsockname()[1]}", flush=True)
     # What is alive now stays alive. A collection would write to each of these objects' pages, which clones share.
     gc.collect()
     gc.freeze()
-    serve(app, listener)
+    serve(agent.app, listener, on_start=agent.on_start)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,6 +21,7 @@ from guest_agent.filesystem.service import FilesystemService
 from guest_agent.filesystem.watch.service import WatchService
 from guest_agent.identity.init import BorrowedMachine, GuestMachine, Initializer
 from guest_agent.metrics import Metrics
+from guest_agent.process.adoption import adopt, find_orphans
 from guest_agent.process.registry import Registry
 from guest_agent.process.service import ProcessService
 from guest_agent.routing import Route, Router
@@ -26,20 +30,36 @@ from guest_agent.settings import Settings
 from guest_agent.users import UserDatabase
 
 
-def make_app(settings: Settings) -> ASGIApp:
-    """Return the ASGI application."""
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """The application, and what must happen once within its event loop before it serves."""
+
+    app: ASGIApp
+    on_start: Callable[[], None]
+
+
+def make_agent(settings: Settings) -> Agent:
     sessions = SessionStore(settings.state_file)
     context = Context(UserDatabase(), sessions)
     machine = GuestMachine() if settings.own_machine else BorrowedMachine()
+    registry = Registry()
     gate = Gate(sessions, InitPeers(allowed=settings.init_from))
     routes = [
         *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory)),
-        *_process_routes(ProcessService(context, Registry())),
+        *_process_routes(ProcessService(context, registry)),
         *_filesystem_routes(FilesystemService(context), WatchService(context)),
     ]
-    return CORSMiddleware(
+
+    def adopt_orphans() -> None:
+        # Without a session this is the first agent since boot, and a look through /proc would find nothing.
+        if sessions.current is not None:
+            for entry in adopt(find_orphans(), registry.ended):
+                registry.add(entry)
+
+    app = CORSMiddleware(
         Router(gate, routes), allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
     )
+    return Agent(app, adopt_orphans)
 
 
 def _plain_routes(context: Context, initializer: Initializer) -> list[Route]:

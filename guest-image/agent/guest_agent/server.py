@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -24,10 +25,15 @@ _IDLE_TIMEOUT_S = 640
 class Server(uvicorn.Server):
     """Sleeps until there is a request or a signal."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
         super().__init__(config)
+        self._on_start = on_start
         self._stop = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_start()
+        await super().startup(sockets)
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -52,8 +58,8 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def serve(app: ASGIApp, listener: socket.socket, *, on_start: Callable[[], None]) -> None:
+    """Call `on_start` within the event loop, then serve until SIGTERM or SIGINT."""
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -70,4 +76,4 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         timeout_keep_alive=_IDLE_TIMEOUT_S,
         timeout_graceful_shutdown=1,
     )
-    Server(config).run([listener])
+    Server(config, on_start).run([listener])

@@ -45,6 +45,8 @@ class Ended:
         return None if self.exit_code == 0 else self.status
 
 
+UNKNOWN_END = Ended(-1, exited=False, status="exit status unknown: the agent was restarted meanwhile")
+
 Event = Started | Output | Keepalive | Ended
 
 _SIGNAL_NAMES = {

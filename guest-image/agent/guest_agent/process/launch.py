@@ -19,8 +19,8 @@ OnEnd = Callable[[Process], None]
 def launch_with_pipes(command: Command, *, stdin: bool, on_end: OnEnd) -> Process:
     """Start `command` with stdout and stderr apart, and a pipe or /dev/null as stdin. Raise OSError."""
     with ExitStack() as theirs, ExitStack() as ours:
-        stdout, their_stdout = _pipe(ours, theirs)
-        stderr, their_stderr = _pipe(ours, theirs)
+        stdout, their_stdout = _output_pipe(ours, theirs)
+        stderr, their_stderr = _output_pipe(ours, theirs)
         writer = None
         their_stdin: str | int = "/dev/null"
         if stdin:
@@ -80,3 +80,22 @@ def _pipe(readers: ExitStack, writers: ExitStack) -> tuple[int, int]:
     readers.callback(os.close, read_end)
     writers.callback(os.close, write_end)
     return read_end, write_end
+
+
+def _output_pipe(readers: ExitStack, writers: ExitStack) -> tuple[int, int]:
+    """Return a pipe whose write end can be read from as well.
+
+    The program then holds a read end itself: if the agent dies, writing does not end the program by SIGPIPE, and what
+    it writes stays in the pipe for the agent that follows.
+    """
+    read_end, write_end = os.pipe()
+    readers.callback(os.close, read_end)
+    try:
+        both_ends = os.open(f"/proc/self/fd/{write_end}", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # No /proc: the program works all the same, but does not outlive the agent's pipes.
+        writers.callback(os.close, write_end)
+        return read_end, write_end
+    os.close(write_end)
+    writers.callback(os.close, both_ends)
+    return read_end, both_ends

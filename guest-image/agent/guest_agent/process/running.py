@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from guest_agent.errors import Code, RpcError
-from guest_agent.process.events import Channel, Ended, Event, Output, Started, ended
+from guest_agent.process.events import UNKNOWN_END, Channel, Ended, Event, Output, Started, ended
 from guest_agent.process.input import InputWriter
 from guest_agent.process.subscription import Subscription
 from guest_agent.process.terminal import TerminalSize, resize
@@ -23,7 +23,9 @@ _CHUNK_BYTES = {Channel.STDOUT: 32 * 1024, Channel.STDERR: 32 * 1024, Channel.PT
 
 
 class Process:
-    """A child of the agent. It lives on when its listeners leave; output that nobody listens to is dropped.
+    """A child of the agent, or of its predecessor.
+
+    It lives on when its listeners leave; output that nobody listens to is dropped.
 
     The end is told when the process itself has ended and what it wrote has been read. Programs it left behind may go on
     writing to its pipes: that is read and dropped, so they do not block or die of a broken pipe.
@@ -154,8 +156,12 @@ class Process:
         """Collect the exit status at once: a zombie still answers `kill -0`."""
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        _, status = os.waitpid(self.pid, 0)
-        self._end = ended(status)
+        try:
+            _, status = os.waitpid(self.pid, 0)
+            self._end = ended(status)
+        except ChildProcessError:
+            # Adopted from an agent that died: only a parent learns the status.
+            self._end = UNKNOWN_END
         if self._deadline is not None:
             self._deadline.cancel()
         if self._paused:
