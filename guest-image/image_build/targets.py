@@ -196,6 +196,7 @@ class Targets:
             ("kernel", self.wanted.kernel_packages, False),
             ("agent", self.wanted.agent_packages, False),
             ("base", ("?essential", *self.wanted.base_packages), True),
+            ("tests", self.wanted.test_packages, False),
         ):
             say(f"lock: {name}")
             self.places.lock(name).write_text(pins.format_debs(self.packages.lock(wanted, closure=closure)))

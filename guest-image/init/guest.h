@@ -35,9 +35,13 @@ static inline void say(int level, const char *format, ...)
 		return;
 	used = snprintf(line, sizeof(line), "<%d>cube: ", level);
 	va_start(arguments, format);
-	vsnprintf(line + used, sizeof(line) - used, format, arguments);
+	/* The kernel holds a line without its end back until the next one. */
+	used += vsnprintf(line + used, sizeof(line) - used - 1, format, arguments);
 	va_end(arguments);
-	if (write(fd, line, strlen(line)) < 0) {
+	if (used > (int)sizeof(line) - 2)
+		used = sizeof(line) - 2;
+	line[used++] = '\n';
+	if (write(fd, line, used) < 0) {
 		/* No other place to complain to. */
 	}
 	close(fd);
