@@ -6,8 +6,10 @@ import json
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from image_build import commands
 from image_build.hashing import sha256_file
@@ -58,14 +60,12 @@ def lock(requirements: Path) -> str:
         return format_lock(json.loads(report.read_text()), source=requirements.name)
 
 
-def format_lock(report: dict[str, list[dict[str, dict[str, object]]]], *, source: str) -> str:
+def format_lock(report: Mapping[str, Any], *, source: str) -> str:
     """Turn pip's installation report into a requirements file with hashes."""
     lines = []
     for item in report["install"]:
-        metadata = item["metadata"]
-        archive = item["download_info"]["archive_info"]
-        assert isinstance(archive, dict)
-        lines.append(f"{metadata['name']}=={metadata['version']} --hash=sha256:{archive['hashes']['sha256']}\n")
+        metadata, hashes = item["metadata"], item["download_info"]["archive_info"]["hashes"]
+        lines.append(f"{metadata['name']}=={metadata['version']} --hash=sha256:{hashes['sha256']}\n")
     return _HEAD.format(source=source) + "".join(sorted(lines, key=str.lower))
 
 
