@@ -6,12 +6,12 @@ import getpass
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Row, create_engine, text
+from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -87,14 +87,14 @@ class MariaDb:
             query={"unix_socket": str(self.socket), "charset": "utf8mb4"},
         )
 
-    def execute(self, *statements: str, database: str = "mysql") -> Sequence[Row[tuple[Any, ...]]]:
+    def execute(self, *statements: str, database: str = "mysql") -> list[tuple[Any, ...]]:
         """Run statements as one transaction on a connection of their own; return the rows of the last."""
         engine = create_engine(self.url(database), poolclass=NullPool)
-        rows: Sequence[Row[tuple[Any, ...]]] = ()
+        rows: list[tuple[Any, ...]] = []
         with engine.begin() as connection:
             for statement in statements:
                 result = connection.execute(text(statement))
-                rows = result.all() if result.returns_rows else ()
+                rows = [tuple(row) for row in result] if result.returns_rows else []
         return rows
 
 

@@ -81,7 +81,7 @@ async def test_a_failure_of_the_node_leaves_no_reservation_and_its_own_error(app
 
     assert await appliance.reserved() == (0, 0)
     rows = appliance.db.execute("SELECT state, end_reason, end_detail FROM sandboxes", database="cube_master")
-    assert [tuple(row) for row in rows] == [("ended", "failed_start", "the guest did not acknowledge /init")]
+    assert rows == [("ended", "failed_start", "the guest did not acknowledge /init")]
 
 
 @pytest.mark.parametrize("create_deadline_s", [0.5])

@@ -101,7 +101,7 @@ async def test_a_registry_login_reaches_the_node_and_is_forgotten(appliance: App
     await _ended(appliance, build.build_id)
 
     rows = appliance.db.execute("SELECT registry_username, registry_password FROM builds", database="cube_master")
-    assert [tuple(row) for row in rows] == [(None, None)]
+    assert rows == [(None, None)]
 
 
 async def test_building_a_name_again_adds_a_build_and_moves_the_tag(appliance: Appliance) -> None:
