@@ -49,10 +49,10 @@ class Execution:
             try:
                 async with asyncio.timeout(KEEP_ALIVE_S):
                     item = await self._incoming.get()
+                events = self._take(item)
             except TimeoutError:
-                await emit(KeepAlive())
-                continue
-            for event in self._take(item):
+                events = self._progress.fall_silent() or [KeepAlive()]
+            for event in events:
                 await emit(event)
 
     async def finished_within(self, seconds: float) -> bool:

@@ -62,6 +62,9 @@ class Progress:
     Output and the reply come on different channels and in any order. Everything to show comes before `idle`,
     so a request that the kernel took up ends there; one that it refused has no more than a reply. A failure
     is told as output and again in the reply, which counts only if there was no other word of it.
+
+    The reply is sure to come, output is not: a kernel may drop what comes too fast. So a long silence after the
+    reply ends the request too.
     """
 
     _accepted: bool = field(default=False, init=False)
@@ -96,6 +99,13 @@ class Progress:
         if self.finished and not self._failed:
             return [*events, *self._failure_in_reply()]
         return events
+
+    def fall_silent(self) -> Sequence[Event]:
+        """Take note that nothing has come for long; return what has not been told yet if that is the end."""
+        if self._reply is None:
+            return ()
+        self._idle = True
+        return () if self._failed else self._failure_in_reply()
 
     def _failure_in_reply(self) -> Sequence[Event]:
         match None if self._reply is None else self._reply["status"]:

@@ -52,6 +52,7 @@ class JavaScriptKernel:
         self._stdin = context.socket(zmq.ROUTER)
         # Not awaited: output is published from callbacks too, and a PUB socket never waits, it drops.
         self._iopub = zmq.Context(context).socket(zmq.PUB)
+        self._iopub.sndhwm = 0  # no limit: what a fast cell prints must wait for the reader, not be dropped
         self._heartbeat = context.socket(zmq.REP)
         self._node: NodeProcess | None = None
         self._execution_count = 0

@@ -19,6 +19,8 @@ c.ServerApp.jpserver_extensions = {"jupyter_server_terminals": False}
 c.ServerApp.tornado_settings = {"ws_ping_interval": 0}
 # A cell may print as fast as it likes.
 c.PromptConnection.limit_rate = False
+# A context stays usable however often its cells end the kernel.
+c.KernelRestarter.restart_limit = 1_000_000
 c.KernelSpecManager.ensure_native_kernel = False
 
 

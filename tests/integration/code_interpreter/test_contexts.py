@@ -134,10 +134,11 @@ def test_cells_of_a_context_take_turns(sandbox: Sandbox, context: Context) -> No
     assert ["".join(stdout) for _, stdout in ends] == ["in\nout\n"] * 3
 
 
-def test_a_kernel_that_dies_ends_the_cell_and_is_replaced(sandbox: Sandbox) -> None:
+def test_a_kernel_that_dies_ends_the_cell_and_is_replaced_every_time(sandbox: Sandbox) -> None:
     context = sandbox.create_code_context()
-    execution = sandbox.run_code("import os; os.kill(os.getpid(), 9)", context=context)
-    assert execution.error is not None
-    assert execution.error.name == "ContextRestarting"
+    for _ in range(7):  # Jupyter by itself gives up after five
+        execution = sandbox.run_code("import os; os.kill(os.getpid(), 9)", context=context)
+        assert execution.error is not None
+        assert execution.error.name == "ContextRestarting"
     assert sandbox.run_code("1 + 1", context=context).text == "2"
     sandbox.remove_code_context(context)

@@ -120,6 +120,18 @@ def test_much_output_arrives_whole(sandbox: Sandbox, size: int) -> None:
     assert len("".join(execution.logs.stdout)) == size + 1
 
 
+def test_output_that_comes_faster_than_it_is_read_arrives_whole(sandbox: Sandbox) -> None:
+    execution = sandbox.run_code("for number in range(3000): display(number)")
+    assert [result.text for result in execution.results] == [str(number) for number in range(3000)]
+
+
+def test_the_path_of_modules_is_that_of_the_users_python(sandbox: Sandbox) -> None:
+    ask = """python3 -c 'import sys; print(sys.path[1:])'"""  # the first entry is where it runs
+    sandbox.run_code("import subprocess, sys")
+    code = f"eval(subprocess.getoutput({ask!r})) == [path for path in sys.path if path]"
+    assert sandbox.run_code(code).text == "True"
+
+
 def test_randomness_is_renewed_before_the_first_cell_of_a_sandbox(interpreter: Interpreter) -> None:
     seed = "import random; random.seed(1)"
     draw = "import random; random.random()"

@@ -70,6 +70,14 @@ def test_an_aborted_request_fails(status: str) -> None:
     assert finished
 
 
+def test_silence_after_the_reply_is_the_end() -> None:
+    progress = Progress()
+    progress.feed(INPUT)
+    assert (list(progress.fall_silent()), progress.finished) == ([], False)
+    progress.feed(message("execute_reply", status="error", **ERROR))
+    assert (list(progress.fall_silent()), progress.finished) == ([FAILED], True)
+
+
 def test_messages_of_no_interest_are_passed_over() -> None:
     assert follow(message("comm_open", data={}), message("update_display_data", data={}))[0] == []
 
