@@ -1,4 +1,4 @@
-"""The Connect protocol with the JSON codec: envelopes, unary calls, server streams and client streams.
+"""The Connect protocol's calls with the JSON codec: unary, server stream and client stream.
 
 Everything the E2B clients send uses JSON. Messages here are JSON objects; each service maps its own in a `wire` module.
 """
@@ -8,32 +8,34 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
-import struct
 import sys
 import traceback
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from guest_agent.envelope import (
+    MAX_MESSAGE_BYTES,
+    JsonObject,
+    decode,
+    encode,
+    end_of_stream,
+    envelope,
+    error_body,
+    inflate,
+    read_envelopes,
+    take_message,
+)
 from guest_agent.errors import HTTP_STATUS, Code, RpcError, UnknownUser
 
-JsonObject = dict[str, Any]
 Batch = Sequence[JsonObject]
 
-_HEADER = struct.Struct(">BI")
-_COMPRESSED = 0x01
-_END_STREAM = 0x02
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 DEFAULT_KEEPALIVE = timedelta(seconds=90)
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,75 +55,6 @@ ServerStream = Callable[[Call, JsonObject], AsyncGenerator[Batch, None]]
 """Each batch is what is ready at that moment and goes out in one write."""
 ClientStream = Callable[[Call, AsyncIterator[JsonObject]], Awaitable[JsonObject]]
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
-
-
-def envelope(message: JsonObject, flags: int = 0) -> bytes:
-    payload = _encode(message).encode("utf-8", "replace")
-    return _HEADER.pack(flags, len(payload)) + payload
-
-
-def end_of_stream(error: RpcError | None) -> bytes:
-    """Return the last envelope. A stream that failed says so here: its HTTP status was 200 long ago."""
-    return envelope({} if error is None else {"error": error_body(error)}, _END_STREAM)
-
-
-def error_body(error: RpcError) -> JsonObject:
-    return {"code": error.code.value, "message": error.message}
-
-
-async def read_envelopes(chunks: AsyncIterator[bytes]) -> AsyncIterator[JsonObject]:
-    """Yield the messages of a request body that arrives in any pieces."""
-    buffer = bytearray()
-    async for chunk in chunks:
-        buffer += chunk
-        while (message := take_message(buffer)) is not None:
-            yield message
-    if buffer:
-        raise RpcError(Code.INVALID_ARGUMENT, "the request ends within a message")
-
-
-def take_message(buffer: bytearray) -> JsonObject | None:
-    """Remove the first message from `buffer` and return it, or None while it is not there in full."""
-    if len(buffer) < _HEADER.size:
-        return None
-    flags, length = _HEADER.unpack_from(buffer)
-    if length > MAX_MESSAGE_BYTES:
-        raise RpcError(Code.RESOURCE_EXHAUSTED, f"message of {length} bytes is too large")
-    end = _HEADER.size + length
-    if len(buffer) < end:
-        return None
-    payload = bytes(buffer[_HEADER.size : end])
-    del buffer[:end]
-    return decode(_inflate(payload) if flags & _COMPRESSED else payload)
-
-
-def _only_message(body: bytearray) -> JsonObject:
-    """Return the one message of a server stream's request."""
-    message = take_message(body)
-    if message is None:
-        raise RpcError(Code.INVALID_ARGUMENT, "the request has no complete message")
-    return message
-
-
-def decode(payload: bytes) -> JsonObject:
-    try:
-        message = json.loads(payload or b"{}")
-    except ValueError as error:
-        raise RpcError(Code.INVALID_ARGUMENT, f"invalid JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise RpcError(Code.INVALID_ARGUMENT, "the message is not an object")
-    return message
-
-
-def _inflate(payload: bytes) -> bytes:
-    inflater = zlib.decompressobj(wbits=31)
-    try:
-        data = inflater.decompress(payload, MAX_MESSAGE_BYTES)
-    except zlib.error as error:
-        raise RpcError(Code.INVALID_ARGUMENT, f"invalid gzip: {error}") from error
-    if inflater.unconsumed_tail:
-        raise RpcError(Code.RESOURCE_EXHAUSTED, "the compressed message is too large")
-    return data
 
 
 def parse_call(request: Request) -> Call:
@@ -162,11 +95,11 @@ def unary(handler: Unary) -> Endpoint:
                 return Response(status_code=415, headers={"Accept-Post": "application/json"})
             body = await _read_body(request)
             if request.headers.get("content-encoding") == "gzip":
-                body = _inflate(body)
+                body = inflate(body)
             answer = await handler(parse_call(request), decode(body))
         except Exception as error:
             return error_response(as_rpc_error(error))
-        return Response(_encode(answer), media_type="application/json")
+        return Response(encode(answer), media_type="application/json")
 
     return endpoint
 
@@ -181,7 +114,7 @@ async def _read_body(request: Request) -> bytes:
 
 
 def error_response(error: RpcError) -> Response:
-    return Response(_encode(error_body(error)), HTTP_STATUS[error.code], media_type="application/json")
+    return Response(encode(error_body(error)), HTTP_STATUS[error.code], media_type="application/json")
 
 
 def as_rpc_error(error: Exception) -> RpcError:
@@ -204,6 +137,14 @@ def _os_code(error: OSError) -> Code:
     if isinstance(error, PermissionError):
         return Code.PERMISSION_DENIED
     return Code.INTERNAL
+
+
+def _only_message(body: bytearray) -> JsonObject:
+    """Return the one message of a server stream's request."""
+    message = take_message(body)
+    if message is None:
+        raise RpcError(Code.INVALID_ARGUMENT, "the request has no complete message")
+    return message
 
 
 def server_stream(handler: ServerStream) -> Endpoint:

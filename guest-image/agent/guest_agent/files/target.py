@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from guest_agent.connect import JsonObject
+from guest_agent.envelope import JsonObject
 from guest_agent.errors import HttpError
 from guest_agent.filesystem.metadata import replace_metadata
 from guest_agent.filesystem.ownership import make_directories

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from guest_agent.connect import JsonObject
+from guest_agent.envelope import JsonObject
 from guest_agent.filesystem.metadata import read_metadata
 from guest_agent.users import UserDatabase
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
-from guest_agent.connect import Call, JsonObject
+from guest_agent.connect import Call
 from guest_agent.context import Context
+from guest_agent.envelope import JsonObject
 from guest_agent.errors import Code, RpcError
 from guest_agent.filesystem.entries import Entry, FileType, describe
 from guest_agent.filesystem.ownership import make_directories

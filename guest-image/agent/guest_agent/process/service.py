@@ -6,8 +6,9 @@ import stat
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
-from guest_agent.connect import Batch, Call, JsonObject
+from guest_agent.connect import Batch, Call
 from guest_agent.context import Context
+from guest_agent.envelope import JsonObject
 from guest_agent.errors import Code, RpcError
 from guest_agent.process import wire
 from guest_agent.process.launch import launch_on_terminal, launch_with_pipes

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from guest_agent.connect import JsonObject
+from guest_agent.envelope import JsonObject
 from guest_agent.errors import Code, RpcError
 from guest_agent.process.events import Ended, Event, Keepalive, Output, Started
 from guest_agent.process.terminal import TerminalSize

@@ -12,8 +12,9 @@ from collections.abc import AsyncGenerator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from guest_agent.connect import Batch, Call, JsonObject
+from guest_agent.connect import Batch, Call
 from guest_agent.context import Context
+from guest_agent.envelope import JsonObject
 from guest_agent.errors import Code, RpcError
 from guest_agent.filesystem.entries import describe
 from guest_agent.filesystem.watch.tree import Change, Kind, TreeWatch
