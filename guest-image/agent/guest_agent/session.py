@@ -65,6 +65,9 @@ def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
         raise HttpError(400, f"invalid hostname: {hostname!r}")
     if machine_id and not _HEX32.fullmatch(machine_id):
         raise HttpError(400, "invalid machineId: not 32 lower-case hexadecimal digits")
+    if document.get("accessToken") == "":
+        # Only null means an open sandbox: a token that got lost on the way must not open one.
+        raise HttpError(400, "invalid accessToken: empty")
     session = Session(
         access_token=_text(document, "accessToken"),
         env_vars=_env_vars(document.get("envVars")),
