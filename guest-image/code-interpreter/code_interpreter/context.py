@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -55,8 +55,8 @@ class Context:
         context = cls(jupyter, kernel_id, language, cwd, inherited)
         try:
             connection = await context._connected()
-            if language.warm_up is not None:
-                await context._warm_up(connection, language.warm_up)
+            for code in language.warm_up:
+                await context._warm_up(connection, code)
         except BaseException:
             await context.close()
             raise
@@ -161,17 +161,18 @@ class Context:
         if given is None or given.generation != sandbox.generation:
             if self.language.renew_randomness is not None:
                 await connection.send(execute_request(self.language.renew_randomness, silent=True))
-            gone = () if given is None else tuple(given.values.keys() - sandbox.values.keys() - variables.keys())
-            change = EnvironmentChange(set={**sandbox.values, **variables}, remove=gone)
+            stale = set() if given is None else given.values.keys() - sandbox.values.keys() - variables.keys()
+            undone = self._undoing(stale, sandbox)
+            change = EnvironmentChange({**undone.set, **sandbox.values, **variables}, undone.remove)
         await self._change_environment(connection, change)
         self._given = sandbox
 
-    def _undoing(self, variables: Mapping[str, str], sandbox: SandboxVariables) -> EnvironmentChange:
-        """Return what takes the variables of a cell back: to the sandbox's value, or the inherited, or none."""
+    def _undoing(self, names: Iterable[str], sandbox: SandboxVariables) -> EnvironmentChange:
+        """Return what takes variables back: to the sandbox's value, or the inherited one, or none."""
         lasting = {**self._inherited, **sandbox.values}
         return EnvironmentChange(
-            set={name: lasting[name] for name in variables if name in lasting},
-            remove=tuple(name for name in variables if name not in lasting),
+            set={name: lasting[name] for name in names if name in lasting},
+            remove=tuple(name for name in names if name not in lasting),
         )
 
     async def _change_environment(self, connection: KernelConnection, change: EnvironmentChange) -> None:

@@ -27,8 +27,8 @@ class Language:
     # Run before the first cell of a sandbox: processes restored from one snapshot share the state of their
     # random generators.
     renew_randomness: str | None = None
-    # Run when the kernel starts, so that a snapshot holds the touched pages of the path that a cell takes.
-    warm_up: str | None = None
+    # Cells run when the kernel starts, so that a snapshot holds the modules and pages of the paths that cells take.
+    warm_up: Sequence[str] = ()
 
 
 def _python_environment(change: EnvironmentChange) -> str:
@@ -48,7 +48,8 @@ PYTHON = Language(
     kernel="python3",
     change_environment=_python_environment,
     renew_randomness='__import__("kernel_display.randomness", fromlist=["_"]).renew()',
-    warm_up='get_ipython().display_formatter.format({"warm": [1, "up"]}); print(end="")',
+    # Showing a value, printing, and failing: the first traceback loads a good deal of IPython.
+    warm_up=('get_ipython().display_formatter.format({"warm": [1, "up"]}); print("warm")', "1/0"),
 )
 # Node starts with the first cell, so it has nothing to renew; see javascript_kernel.
 JAVASCRIPT = Language(name="javascript", kernel="javascript", change_environment=_javascript_environment)

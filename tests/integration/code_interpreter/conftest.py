@@ -12,7 +12,7 @@ from tests.integration.code_interpreter.programs import Programs, installed
 # By access token, as the guest agent of each sandbox would tell them.
 ENVIRONMENTS: Mapping[str | None, Mapping[str, str]] = {
     None: {"FROM_SANDBOX": "plain"},
-    "first": {"FROM_SANDBOX": "first", "ONLY_FIRST": "1"},
+    "first": {"FROM_SANDBOX": "first", "ONLY_FIRST": "1", "LANG": "first"},
     "second": {"FROM_SANDBOX": "second"},
 }
 

@@ -42,6 +42,8 @@ def test_a_clone_gets_the_variables_of_its_own(interpreter: Interpreter, languag
     assert read(interpreter, language, "ONLY_FIRST", "first") == "1"
     assert read(interpreter, language, "FROM_SANDBOX", "second") == "second"
     assert read(interpreter, language, "ONLY_FIRST", "second") == "None"
+    assert read(interpreter, language, "LANG", "first") == "first"
+    assert read(interpreter, language, "LANG", "second") == "C.UTF-8"
 
 
 def test_a_cell_that_fails_loses_its_variables_too(interpreter: Interpreter) -> None:
