@@ -117,6 +117,7 @@ class FakeHypervisor:
         machine = self._alive(vm)
         if not machine.booted:
             raise VmmFailure(f"{vm.vm_id} was not booted, so its memory is not kept in a file")
+        _must_exist(directory)
         async with within(deadline, f"the snapshot of {vm.vm_id}"):
             machine.state = VmState.PAUSED
             await self.host.act("snapshot")

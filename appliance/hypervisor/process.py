@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from appliance.domain.errors import VmmFailure
@@ -115,6 +116,15 @@ class ProcessWatch:
     async def wait(self) -> None:
         """Return once the process has ended."""
         await self._exited.wait()
+
+    async def ended_within(self, patience: timedelta) -> bool:
+        """Return whether the process has ended, as soon as it has, else after `patience`."""
+        try:
+            async with asyncio.timeout(patience.total_seconds()):
+                await self.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def kill(self) -> None:
         """Send SIGKILL. Processes that have ended are success."""

@@ -197,6 +197,13 @@ async def test_clone_cannot_be_snapshot(harness: Harness, clone: VmProcess, tmp_
     assert not (tmp_path / "device-state").exists()
 
 
+async def test_snapshot_that_cannot_be_written_is_an_error_and_ends_nothing(harness: Harness, tmp_path: Path) -> None:
+    vm = await harness.driver.boot(harness.spec("machine", word="first"), harness.source, deadline=PATIENCE)
+    with pytest.raises(VmmFailure):
+        await harness.driver.snapshot(vm, tmp_path / "absent", deadline=PATIENCE)
+    assert await harness.driver.describe(vm) is not VmState.EXITED
+
+
 @pytest.mark.parametrize(
     "change",
     [

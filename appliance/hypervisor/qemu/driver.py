@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import structlog
 
 from appliance.domain.errors import DeadlineExceeded, VmmFailure
-from appliance.hypervisor import console, errtext, sockets
+from appliance.hypervisor import console, errtext
 from appliance.hypervisor.base import (
     Accelerator,
     BootSource,
     Capabilities,
-    Disk,
     Snapshot,
     VmProcess,
     VmSpec,
@@ -35,6 +34,7 @@ from appliance.hypervisor.qemu.attachment import (
     Attachment,
     remove_sockets,
 )
+from appliance.hypervisor.qemu.descriptors import created_memory, listening, opened, opened_disk, seal
 from appliance.hypervisor.qemu.migration import load_state, save_state
 from appliance.hypervisor.qemu.qmp import QmpClient
 from appliance.hypervisor.scopes.base import Limits, Scopes
@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 DEVICE_STATE = "device-state"
 
-_MIB = 2**20
+_DYING = timedelta(seconds=2)
 
 
 class QemuHypervisor:
@@ -93,15 +93,15 @@ class QemuHypervisor:
     async def boot(self, spec: VmSpec, source: BootSource, *, deadline: timedelta) -> VmProcess:
         _check_devices(spec)
         async with within(deadline, f"the boot of {spec.vm_id}"):
-            with ExitStack() as opened:
+            with ExitStack() as files:
                 boot = BootFiles(
-                    kernel=opened.enter_context(_opened(source.kernel, os.O_RDONLY)),
-                    initramfs=opened.enter_context(_opened(source.initramfs, os.O_RDONLY)),
+                    kernel=files.enter_context(opened(source.kernel, os.O_RDONLY)),
+                    initramfs=files.enter_context(opened(source.initramfs, os.O_RDONLY)),
                     cmdline=source.cmdline + tsc.kernel_arguments(self._accelerator),
                 )
                 vm = await self._launch(
                     spec,
-                    opened.enter_context(_created_memory(spec)),
+                    files.enter_context(created_memory(spec)),
                     argv=lambda descriptors: boot_argv(self._binary, spec, self._accelerator, descriptors, boot),
                     inherit=(boot.kernel, boot.initramfs),
                     bring_up=_run,
@@ -116,9 +116,7 @@ class QemuHypervisor:
         made_by = await self._machine(spec)
         async with within(deadline, f"the snapshot of {vm.vm_id}"):
             await save_state(await self._control(vm), directory / DEVICE_STATE)
-            # Read-only from here on: every clone maps it, each as a user of its own.
-            spec.memory_file.chmod(0o444)
-            await asyncio.to_thread(_sync, spec.memory_file)
+            await asyncio.to_thread(seal, spec.memory_file)
         return Snapshot(
             memory_file=spec.memory_file,
             device_state=directory / DEVICE_STATE,
@@ -168,10 +166,11 @@ class QemuHypervisor:
         try:
             async with within(self._control_deadline, f"an answer of {vm.vm_id}"):
                 status = await (await attachment.qmp()).execute("query-status")
-        except (VmmFailure, DeadlineExceeded):
-            if start_time_ticks(vm.pid) == vm.start_time_ticks:
-                raise
-            return VmState.EXITED
+        except VmmFailure:
+            # A process that is being killed closes its sockets first.
+            if await attachment.watch.ended_within(_DYING):
+                return VmState.EXITED
+            raise
         return VmState.RUNNING if status["running"] else VmState.PAUSED
 
     async def wait_exit(self, vm: VmProcess) -> None:
@@ -186,10 +185,10 @@ class QemuHypervisor:
         return Path(vm.runtime_dir) / CONSOLE_LOG
 
     async def _restore(self, spec: VmSpec, snapshot: Snapshot) -> VmProcess:
-        with ExitStack() as opened:
-            memory = opened.enter_context(_opened(snapshot.memory_file, os.O_RDONLY))
+        with ExitStack() as files:
+            memory = files.enter_context(opened(snapshot.memory_file, os.O_RDONLY))
             # A description of its own: QEMU reads from where its offset is.
-            state = opened.enter_context(_opened(snapshot.device_state, os.O_RDONLY))
+            state = files.enter_context(opened(snapshot.device_state, os.O_RDONLY))
 
             async def load(attachment: Attachment) -> None:
                 await load_state(await attachment.qmp(), state)
@@ -290,10 +289,10 @@ def _spawn(
     # Our copies of the sockets are closed at once: if QEMU dies, connecting must fail instead of waiting.
     with ExitStack() as handed_over:
         descriptors = Descriptors(
-            monitor=handed_over.enter_context(_listening(spec.runtime_dir / MONITOR_SOCKET)),
-            console=handed_over.enter_context(_listening(spec.runtime_dir / CONSOLE_SOCKET)),
+            monitor=handed_over.enter_context(listening(spec.runtime_dir / MONITOR_SOCKET)),
+            console=handed_over.enter_context(listening(spec.runtime_dir / CONSOLE_SOCKET)),
             memory=memory,
-            disks=tuple(handed_over.enter_context(_opened_disk(disk)) for disk in spec.disks),
+            disks=tuple(handed_over.enter_context(opened_disk(disk)) for disk in spec.disks),
         )
         tap = () if spec.nic is None else (spec.nic.tap_fd,)
         return spawn(
@@ -301,51 +300,6 @@ def _spawn(
             inherit=(descriptors.monitor, descriptors.console, *descriptors.disks, memory, *tap, *inherit),
             stderr=errors,
         )
-
-
-@contextmanager
-def _listening(path: Path) -> Iterator[int]:
-    try:
-        listener = sockets.listen(path)
-    except OSError as error:
-        raise VmmFailure(f"{path}: {error.strerror}") from error
-    with listener:
-        yield listener.fileno()
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    try:
-        fd = os.open(path, flags | os.O_CLOEXEC)
-    except OSError as error:
-        raise VmmFailure(f"{path}: {error.strerror}") from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _opened_disk(disk: Disk) -> AbstractContextManager[int]:
-    return _opened(disk.path, os.O_RDONLY if disk.read_only else os.O_RDWR)
-
-
-@contextmanager
-def _created_memory(spec: VmSpec) -> Iterator[int]:
-    """A sparse file for the machine's RAM, which only its own VMM can write; removed if the block fails."""
-    try:
-        fd = os.open(spec.memory_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise VmmFailure(f"{spec.memory_file}: {error.strerror}") from error
-    try:
-        os.truncate(fd, spec.memory_mib * _MIB)
-        if spec.confinement is not None:
-            os.chown(fd, spec.confinement.uid, spec.confinement.gid)
-        yield fd
-    except BaseException:
-        spec.memory_file.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(fd)
 
 
 def _check_devices(spec: VmSpec) -> None:
@@ -356,11 +310,6 @@ def _check_devices(spec: VmSpec) -> None:
 
 def _cpuinfo() -> str:
     return Path("/proc/cpuinfo").read_text()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _key(vm: VmProcess) -> tuple[int, int]:

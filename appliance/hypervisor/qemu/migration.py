@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -22,7 +23,10 @@ _CAPABILITIES = {
 async def save_state(qmp: QmpClient, path: Path) -> None:
     """Stop the machine and write its device state to `path`, durably and whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o444)
+    try:
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o444)
+    except OSError as error:
+        raise VmmFailure(f"{partial}: {error.strerror}") from error
     try:
         await qmp.execute_all([("stop", None), ("migrate-set-capabilities", _CAPABILITIES)])
         handed_over = await qmp.execute("add-fd", fd=fd)
@@ -30,8 +34,10 @@ async def save_state(qmp: QmpClient, path: Path) -> None:
         if not _completed(await qmp.event("MIGRATION", _ended)):
             failure = await qmp.execute("query-migrate")
             raise VmmFailure(f"QEMU could not save its state: {failure.get('error-desc', failure.get('status'))}")
-        os.fsync(fd)
+        await asyncio.to_thread(os.fsync, fd)
         partial.replace(path)
+    except OSError as error:
+        raise VmmFailure(f"{path}: {error.strerror}") from error
     finally:
         os.close(fd)
         partial.unlink(missing_ok=True)
