@@ -125,13 +125,13 @@ class Appliance:
 
 
 @contextmanager
-def appliance(guest_dir: Path, *, pool: int = 2) -> Iterator[Appliance]:
-    """Start everything; on leaving, stop it and remove what it made, VMs included."""
+def appliance(guest_dir: Path, *, pool: int = 2, name: str = "appliance") -> Iterator[Appliance]:
+    """Start everything; on leaving, stop it and remove what it made, VMs included. `name` tells several apart."""
     with ExitStack() as stack:
         # Short: sockets live below, and their paths have at most 107 bytes.
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cube-")))
         base.chmod(0o755)
-        namespace = stack.enter_context(network_namespace("appliance"))
+        namespace = stack.enter_context(network_namespace(name))
         stack.enter_context(_bpffs(base / "bpf"))
         database = stack.enter_context(mariadb())
         redis = stack.enter_context(redis_server())
