@@ -18,7 +18,7 @@ from appliance.clients.guest import GuestClient
 from appliance.common.clock import Clock
 from appliance.contracts.node import EndedSandbox, EndReason
 from appliance.cubelet.ended import EndedStore
-from appliance.cubelet.runtime import RecordStore, Stage, VmRecord
+from appliance.cubelet.runtime import RecordStore, Stage, Unreadable, VmRecord
 from appliance.cubelet.services.machines import Machine, Machines
 from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.sandboxes import Sandboxes
@@ -67,8 +67,8 @@ class Plan:
         return len(self.destroy) + len(self.stray_pids) + len(self.stray_dirs)
 
 
-def reconcile(records: Sequence[VmRecord], observed: Observed) -> Plan:
-    """Return what to do with each record and each thing that exists without one."""
+def reconcile(records: Sequence[VmRecord], observed: Observed, unreadable: Sequence[Unreadable] = ()) -> Plan:
+    """Return what to do with each record and each thing that exists without one; nothing with what is unreadable."""
     adopt: list[VmRecord] = []
     waiting: list[VmRecord] = []
     end: list[tuple[VmRecord, EndReason, str]] = []
@@ -90,15 +90,24 @@ def reconcile(records: Sequence[VmRecord], observed: Observed) -> Plan:
                 end.append((record, EndReason.FAILED_START, "the node agent stopped during the create"))
             case _:
                 destroy.append(record)
+    left_alone = {one.vm_id for one in unreadable}
     owned_pids = {record.process.pid for record in (*adopt, *waiting) if record.process is not None}
-    kept_vms = {record.vm_id for record in records}
-    kept_taps = {record.tap_name for record in records}
+    kept_vms = {record.vm_id for record in records} | left_alone
+    kept_taps = {record.tap_name for record in records} | {one.tap_name for one in unreadable}
     return Plan(
         adopt=tuple(adopt),
         adopt_waiting=tuple(waiting),
         end=tuple(end),
         destroy=tuple(destroy),
-        stray_pids=tuple(sorted(pid for pids in observed.vmm_pids.values() for pid in pids if pid not in owned_pids)),
+        stray_pids=tuple(
+            sorted(
+                pid
+                for vm_id, pids in observed.vmm_pids.items()
+                if vm_id not in left_alone
+                for pid in pids
+                if pid not in owned_pids
+            )
+        ),
         stray_dirs=tuple(sorted(observed.runtime_dirs - kept_vms)),
         free_taps=tuple(tap for tap in observed.taps if tap.name not in kept_taps),
     )
@@ -158,13 +167,13 @@ class Recovery:
 
     async def plan(self) -> Plan:
         """Compare records and node; changes nothing."""
-        records, _ = self._records.load()
-        return reconcile(records, await self._observe(records))
+        found = self._records.load()
+        return reconcile(found.records, await self._observe(found.records), found.unreadable)
 
     async def run(self) -> None:
         """Adopt what lives, end what died, and free the rest."""
-        records, debris = self._records.load()
-        plan = reconcile(records, await self._observe(records))
+        found = self._records.load()
+        plan = reconcile(found.records, await self._observe(found.records), found.unreadable)
         for record in plan.adopt:
             self._sandboxes.adopt(_machine(record))
         for record in plan.adopt_waiting:
@@ -178,7 +187,7 @@ class Recovery:
             await self._end(record, reason, detail)
         for record in plan.destroy:
             await self._machines.destroy(record)
-        for vm_id in debris:
+        for vm_id in found.debris:
             self._records.delete(vm_id)
         for vm_id in plan.stray_dirs:
             self._machines.remove_runtime_dir(vm_id)
@@ -188,7 +197,7 @@ class Recovery:
             waiting=len(plan.adopt_waiting),
             ended=len(plan.end),
             destroyed=len(plan.destroy),
-            stray=len(plan.stray_pids) + len(plan.stray_dirs) + len(debris),
+            stray=len(plan.stray_pids) + len(plan.stray_dirs) + len(found.debris),
         )
 
     async def _end(self, record: VmRecord, reason: EndReason, detail: str) -> None:

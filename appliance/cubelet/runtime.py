@@ -7,8 +7,10 @@ what remains on disk is found by directory name.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -72,6 +74,25 @@ class VmRecord(_Record):
         return Tap(name=self.tap_name, ifindex=self.tap_ifindex, address=self.address)
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record in a form that this release does not know: it may describe a running sandbox, so all is left alone."""
+
+    vm_id: VmId
+    tap_name: str | None
+    """The tap it names, where it is a record at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What is below a `RecordStore`'s root."""
+
+    records: tuple[VmRecord, ...]
+    unreadable: tuple[Unreadable, ...]
+    debris: tuple[VmId, ...]
+    """Directories without a record, left by an interrupted create or removal."""
+
+
 class RecordStore:
     """`<root>/<vm_id>/record.json`, beside the VM's writable disk."""
 
@@ -108,18 +129,29 @@ class RecordStore:
         """Remove the record and all that is beside it. Absent ones are success."""
         shutil.rmtree(self.directory(vm_id), ignore_errors=True)
 
-    def load(self) -> tuple[list[VmRecord], list[VmId]]:
-        """Return every readable record, and the ids of directories without one: debris of an interrupted create."""
+    def load(self) -> Loaded:
         records: list[VmRecord] = []
+        unreadable: list[Unreadable] = []
         debris: list[VmId] = []
-        if not self._root.is_dir():
-            return records, debris
-        for directory in sorted(self._root.iterdir()):
+        for directory in sorted(self._root.iterdir()) if self._root.is_dir() else ():
+            vm_id = VmId(directory.name)
             try:
-                records.append(VmRecord.model_validate_json((directory / "record.json").read_bytes()))
+                content = (directory / "record.json").read_bytes()
             except FileNotFoundError:
-                debris.append(VmId(directory.name))
+                debris.append(vm_id)
+                continue
+            try:
+                records.append(VmRecord.model_validate_json(content))
             except ValidationError as error:
-                # Not debris: a record we cannot read may describe a running sandbox. Loud, and left alone.
-                log.error("record_unreadable", vm_id=directory.name, error=str(error))
-        return records, debris
+                log.error("record_unreadable", vm_id=vm_id, error=str(error))
+                unreadable.append(Unreadable(vm_id, _tap_name(content)))
+        return Loaded(records=tuple(records), unreadable=tuple(unreadable), debris=tuple(debris))
+
+
+def _tap_name(content: bytes) -> str | None:
+    try:
+        record = json.loads(content)
+    except ValueError:
+        return None
+    name = record.get("tap_name") if isinstance(record, dict) else None
+    return name if isinstance(name, str) else None
