@@ -152,6 +152,9 @@ class InternalClient:
                 return payload
         except TimeoutError as error:
             raise errors.DeadlineExceeded(f"{self._service} {method} {path}", deadline.total_seconds()) from error
+        except ValueError as error:
+            # Neither JSON nor an error body of ours: whatever answered there, it was not the service.
+            raise errors.Unavailable(f"{self._service} {method} {path} got an answer that makes no sense") from error
         except (aiohttp.ClientError, OSError) as error:
             raise errors.Unavailable(
                 f"{self._service} does not answer ({type(error).__name__}); see `journalctl -u {self._service}`"

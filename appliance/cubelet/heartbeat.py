@@ -32,6 +32,9 @@ class Heartbeat:
                 self._note(answering=True)
             except CubeError as error:
                 self._note(answering=False, error=error.message)
+            except Exception:
+                # A node that stops beating is lost with all its sandboxes; no defect of one beat is worth that.
+                log.exception("heartbeat_failed")
             try:
                 async with asyncio.timeout(self._interval.total_seconds()):
                     await self._ended.changed.wait()
