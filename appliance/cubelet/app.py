@@ -189,6 +189,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
             stack.push_async_callback(drivers.hypervisor.close)
             this_node.capabilities = await drivers.hypervisor.capabilities()
             await drivers.switch.start()
+            stack.push_async_callback(pool.close)
             await stack.enter_async_context(supervisor)
             await recovery.run()
             master = await stack.enter_async_context(InternalClient(settings.master, service="cube-master"))

@@ -23,7 +23,7 @@ from appliance.cubelet.services.template_store import ReadyTemplate
 from appliance.cubevs.base import GUEST_MAC, Switch, Tap
 from appliance.domain.errors import GuestFailure
 from appliance.domain.ids import VmId
-from appliance.hypervisor.base import Confinement, Disk, Hypervisor, Nic, VmProcess, VmSpec
+from appliance.hypervisor.base import Confinement, Disk, Hypervisor, Nic, VmProcess, VmSpec, VmState
 from appliance.storage.base import DiskStore
 
 log = structlog.get_logger()
@@ -96,6 +96,7 @@ class Machines:
             await self._disks.clone_upper(template.upper, upper)
             undo.callback(self.remove_runtime_dir, record.vm_id)
             process = await self._clone_vm(template, record, upper)
+            undo.push_async_callback(self._hypervisor.stop, process)
             record = self.save(record.model_copy(update={"process": process}))
             undo.pop_all()
         return Machine(record=record, process=process, guest=GuestClient(record.address))
@@ -144,6 +145,9 @@ class Machines:
                 **of_sandbox,
             }
         )
+
+    async def alive(self, machine: Machine) -> bool:
+        return await self._hypervisor.describe(machine.process) is not VmState.EXITED
 
     @property
     def boot_id(self) -> str:

@@ -63,17 +63,29 @@ class Pool:
             await self._add(template)
 
     async def trim(self) -> None:
-        """Destroy waiting VMs beyond the limit, and those of templates that are gone."""
+        """Destroy waiting VMs beyond the limit, those of templates that are gone, and what is left of dead ones."""
         for build_id in [b for b in self._waiting if self._templates.get(b) is None]:
             await self.drop(build_id)
+        for waiting in tuple(self._waiting.values()):
+            for machine in tuple(waiting):
+                # A create may have claimed it while we looked.
+                if not await self._machines.alive(machine) and machine in waiting:
+                    waiting.remove(machine)
+                    log.warning("pool_vm_died", vm_id=machine.record.vm_id)
+                    await self._discard(machine)
         while (evict := to_evict(self._states(), total=self._total)) is not None:
-            await self._machines.destroy(self._waiting[BuildId(evict)].pop().record)
+            await self._discard(self._waiting[BuildId(evict)].pop())
 
     async def drop(self, build_id: BuildId) -> None:
         """Destroy every waiting VM of one template."""
         for machine in self._waiting.pop(build_id, ()):
-            await machine.guest.close()
-            await self._machines.destroy(machine.record)
+            await self._discard(machine)
+
+    async def close(self) -> None:
+        """Close the connections to waiting VMs, which go on waiting for the next Cubelet."""
+        for waiting in self._waiting.values():
+            for machine in waiting:
+                await machine.guest.close()
 
     async def _add(self, template: ReadyTemplate) -> None:
         machine = await self._machines.clone(template)
@@ -81,11 +93,14 @@ class Pool:
             await self._machines.warm(machine)
             machine.record = self._machines.save(machine.record.model_copy(update={"stage": Stage.WAITING}))
         except BaseException:
-            await machine.guest.close()
-            await self._machines.destroy(machine.record)
+            await self._discard(machine)
             raise
         self._put(machine)
         log.info("pool_vm_ready", build_id=template.build_id, waiting=self.waiting(template.build_id))
+
+    async def _discard(self, machine: Machine) -> None:
+        await machine.guest.close()
+        await self._machines.destroy(machine.record)
 
     def _put(self, machine: Machine) -> None:
         self._waiting.setdefault(BuildId(machine.record.build_id), deque()).append(machine)

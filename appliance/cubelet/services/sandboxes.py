@@ -24,7 +24,14 @@ from appliance.cubelet.services.machines import Machine, Machines
 from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
 from appliance.cubevs.base import EgressPolicy, Switch
-from appliance.domain.errors import Conflict, CubeError, SandboxNotFound, SandboxTransitioning, TemplateNotReady
+from appliance.domain.errors import (
+    Conflict,
+    CubeError,
+    SandboxNotFound,
+    SandboxTransitioning,
+    TemplateNotReady,
+    VmmFailure,
+)
 from appliance.domain.ids import BuildId, SandboxId
 from appliance.hypervisor.base import Hypervisor
 
@@ -115,9 +122,12 @@ class Sandboxes:
             return record
 
     async def _create(self, request: NewSandbox, template: ReadyTemplate) -> VmRecord:
-        waiting = self._pool.claim(request.build_id)
-        if waiting is not None:
-            return await self._give_identity(waiting, request, template, pooled=True)
+        while (waiting := self._pool.claim(request.build_id)) is not None:
+            try:
+                return await self._give_identity(waiting, request, template, pooled=True)
+            except VmmFailure as error:
+                # It died while it waited, which nobody who wants a sandbox needs to know.
+                log.warning("pool_vm_unusable", vm_id=waiting.record.vm_id, error=error.message)
         async with self._restores:
             machine = await self._machines.clone(template)
             return await self._give_identity(machine, request, template, pooled=False)
@@ -148,11 +158,14 @@ class Sandboxes:
         except BaseException:
             await asyncio.shield(self._discard(machine))
             raise
-        # No connection of ours stays open in a guest that now has an owner.
-        self._supervisor.spawn(machine.guest.close(), name=f"close-{request.sandbox_id}")
+        self._let_go_of(machine)
         self._begin(machine)
         log.info("sandbox_created", sandbox_id=request.sandbox_id, vm_id=machine.record.vm_id, pooled=pooled)
         return machine.record
+
+    def _let_go_of(self, machine: Machine) -> None:
+        # No connection of ours stays open in a guest that has an owner.
+        self._supervisor.spawn(machine.guest.close(), name=f"close-{machine.record.vm_id}")
 
     async def _discard(self, machine: Machine) -> None:
         await machine.guest.close()
@@ -160,6 +173,7 @@ class Sandboxes:
 
     def adopt(self, machine: Machine) -> None:
         """Take over a running sandbox of a former Cubelet."""
+        self._let_go_of(machine)
         self._begin(machine)
 
     def set_deadline(self, sandbox_id: SandboxId, end_at: datetime) -> None:

@@ -125,7 +125,8 @@ class Templates:
         if template is None:
             return
         await asyncio.to_thread(self._store.delete, build_id)
-        await self._collect_layers()
+        # A running build delays this, and nobody has to wait for it.
+        self._supervisor.spawn(self._collect_layers(), name=f"collect-{build_id}")
 
     async def _collect_layers(self) -> None:
         # Under the build lock: a running build holds layers that no template names yet.
