@@ -1,0 +1,93 @@
+"""Guest agents without guests: the part of envd's wire that Cubelet speaks, on loopback addresses of their own.
+
+The switch of a test hands out loopback addresses, and behind each of them an agent answers that acknowledges what it
+is told. A test may make them refuse, or never answer, which is what Cubelet must survive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from aiohttp import web
+
+from appliance.clients.guest import AGENT_PORT
+
+AGENT_VERSION = "0.6.13"
+_END_OF_STREAM = 0x02
+
+
+def loopback_network() -> IPv4Network:
+    """Return a part of 127.0.0.0/8 that no other test process uses at the same time."""
+    return IPv4Network((int(IPv4Address("127.64.0.0")) + (os.getpid() % 8192) * 256, 24))
+
+
+@dataclass
+class FakeGuests:
+    """What is behind every address of `network`, and what is to go wrong with it."""
+
+    network: IPv4Network = field(default_factory=loopback_network)
+    identities: list[tuple[IPv4Address, dict[str, Any]]] = field(default_factory=list)
+    """Every /init that came, in order, with the address it came to."""
+    commands: list[str] = field(default_factory=list)
+    refuse_init: bool = False
+    refuse_owners: bool = False
+    """Refuse only an /init that gives the guest to a sandbox; pool members and builds come up."""
+    stall_init: bool = False
+    exit_code: int = 0
+    port_status: int = 200
+    """What a service in the guest answers with, on the agent's port too."""
+
+    def identities_of(self, sandbox_id: str) -> list[dict[str, Any]]:
+        return [body for _, body in self.identities if body["sandboxId"] == sandbox_id]
+
+    @asynccontextmanager
+    async def serving(self, *, addresses: int = 12) -> AsyncIterator[FakeGuests]:
+        """Answer on the first `addresses` guest addresses of the network."""
+        app = web.Application()
+        app.router.add_get("/health", self._health)
+        app.router.add_post("/init", self._init)
+        app.router.add_post("/process.Process/Start", self._start)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            for number in range(addresses):
+                await web.TCPSite(runner, str(self.network[2 + number]), AGENT_PORT).start()
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=self.port_status)
+
+    async def _init(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if self.stall_init:
+            await asyncio.Event().wait()
+        if self.refuse_init or (self.refuse_owners and body["sandboxId"].startswith("i")):
+            return web.Response(status=500, text="made to refuse")
+        assert request.transport is not None
+        self.identities.append((IPv4Address(request.transport.get_extra_info("sockname")[0]), body))
+        return web.Response(status=204, headers={"X-Envd-Version": AGENT_VERSION})
+
+    async def _start(self, request: web.Request) -> web.StreamResponse:
+        message = json.loads((await request.read())[5:])
+        self.commands.append(" ".join((message["process"]["cmd"], *message["process"]["args"])))
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for event in ({"start": {"pid": 42}}, {"end": {"exitCode": self.exit_code}}):
+            await response.write(_enveloped({"event": event}))
+        await response.write(_enveloped({}, flags=_END_OF_STREAM))
+        return response
+
+
+def _enveloped(message: dict[str, Any], *, flags: int = 0) -> bytes:
+    payload = json.dumps(message).encode()
+    return struct.pack(">BI", flags, len(payload)) + payload
