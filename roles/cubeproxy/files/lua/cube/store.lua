@@ -21,7 +21,7 @@ local function connect(timeout_ms)
         return nil, problem
     end
     if connection:get_reused_times() == 0 and settings.redis_password ~= "" then
-        local authenticated, refused = connection:auth(settings.redis_password)
+        local authenticated, refused = connection:auth(settings.redis_username, settings.redis_password)
         if not authenticated then
             return nil, refused
         end
