@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from image_build.errors import ToolFailed
+from image_build.errors import ToolFailed, ToolMissing
 
 SOURCE_DATE_EPOCH = 1_704_067_200
 """2024-01-01T00:00:00Z: the time that every file of our making carries, in every build."""
@@ -35,16 +35,19 @@ def run(
 ) -> str:
     """Run a program to its end and return what it wrote to its standard output."""
     command = [str(part) for part in argv]
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment(env),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout_s,
-        stdin=subprocess.DEVNULL,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment(env),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError as error:
+        raise ToolMissing(command[0]) from error
     if done.returncode != 0:
         raise ToolFailed(command, done.returncode, done.stderr or done.stdout)
     return done.stdout

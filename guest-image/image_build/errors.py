@@ -14,6 +14,15 @@ class ToolFailed(BuildError):
         self.returncode = returncode
 
 
+class ToolMissing(BuildError):
+    def __init__(self, program: str) -> None:
+        super().__init__(
+            f"The program {program} is not installed. The build needs the Debian packages\n"
+            "apt dpkg gcc libc6-dev mmdebstrap squashfs-tools."
+        )
+        self.program = program
+
+
 class PinVanished(BuildError):
     def __init__(self, name: str, version: str, reason: str) -> None:
         super().__init__(

@@ -9,8 +9,7 @@ chmod 0440 "$root/etc/sudoers.d/user"
 # Debian keeps pip away from its own Python; a sandbox is thrown away, and E2B's image lets `pip install` through.
 rm "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
 
-# The sources that apt ships as its example are Debian's own, for whoever runs `sudo apt-get install` in a sandbox.
-# The security suite is missing there.
+# For `sudo apt-get install` in a sandbox: the sources of Debian 12 as apt's own example has them.
 sed -n 's/^deb \(\S*\) \(\S*\) .*/deb \1 \2 main/p' "$root/usr/share/doc/apt/examples/sources.list" >"$root/etc/apt/sources.list"
 
 # Left by the build, of the building machine, or made anew by every sandbox.
