@@ -95,11 +95,7 @@ class TemplateNotReady(Conflict):
 
     def __init__(self, reference: str, status: str, reason: str | None = None) -> None:
         detail = f": {reason}" if reason else ""
-        hint = (
-            "wait for it with `cubemastercli tpl watch`"
-            if status in ("building", "waiting")
-            else "build it again"
-        )
+        hint = "wait for it with `cubemastercli tpl watch`" if status in ("building", "waiting") else "build it again"
         super().__init__(f"template '{reference}' is not ready, its build is '{status}'{detail}; {hint}")
         self.reference = reference
         self.status = status
