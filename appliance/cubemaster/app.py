@@ -74,6 +74,9 @@ def create_app(
         unix_socket_path=str(settings.redis.socket),
         username=settings.redis.username,
         password=secrets.redis_password,
+        # RouteTable bounds every use. redis-py would bound each send by wait_for, which on Python 3.11 makes a task a
+        # send, and may swallow the cancellation that ends a loop.
+        socket_timeout=None,
     )
     create_deadline = timedelta(seconds=settings.nodes.create_deadline_s)
     nodes = NodeClients(

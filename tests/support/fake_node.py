@@ -186,5 +186,6 @@ async def serve_on(app: FastAPI, path: Path) -> AsyncIterator[None]:
         yield
     finally:
         server.should_exit = True
-        await serving
+        async with asyncio.timeout(30):
+            await serving
         listener.close()
