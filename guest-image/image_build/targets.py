@@ -206,7 +206,7 @@ class Targets:
             ("kernel-wheels", self._interpreter / "requirements" / "kernel.txt"),
         ):
             say(f"lock: {name}")
-            self.places.lock(name).write_text(wheels.lock(requirements))
+            self.places.lock(name).write_text(wheels.lock(requirements, self.places.cache))
 
     @property
     def _interpreter(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import tempfile
@@ -41,13 +42,13 @@ class Locked:
 _HEAD = "# Made by `guest-image/build.py lock` from {source}. One wheel an entry, in pip's own format.\n"
 
 
-def lock(requirements: Path) -> str:
+def lock(requirements: Path, cache: Path) -> str:
     """Return the text of the lock file for `requirements`, which must name every package and its version."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         commands.run(
             [
-                *_pip("install"),
+                *_pip(cache, "install"),
                 "--dry-run",
                 "--no-deps",
                 "--ignore-installed",
@@ -79,7 +80,7 @@ def fetch(lock_file: Path, cache: Path) -> Locked:
             landing.mkdir()
             commands.run(
                 [
-                    *_pip("download"),
+                    *_pip(cache, "download"),
                     "--no-deps",
                     "--require-hashes",
                     f"--dest={landing}",
@@ -100,5 +101,12 @@ def unpack(locked: Locked, site_packages: Path) -> None:
                     archive.extract(name, site_packages)
 
 
-def _pip(verb: str) -> list[str]:
-    return [sys.executable, "-m", "pip", verb, "--quiet", "--no-input", "--disable-pip-version-check"]
+def _pip(cache: Path, verb: str) -> list[str | Path]:
+    """Return the start of a pip command. Debian's Python may come without pip, but can make an environment with one."""
+    python = Path(sys.executable)
+    if importlib.util.find_spec("pip") is None:
+        environment = cache / "pip"
+        python = environment / "bin/python"
+        if not python.exists():
+            commands.run([sys.executable, "-m", "venv", environment])
+    return [python, "-m", "pip", verb, "--quiet", "--no-input", "--disable-pip-version-check"]
