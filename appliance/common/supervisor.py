@@ -10,6 +10,8 @@ import structlog
 
 log = structlog.get_logger()
 
+_ASK_AGAIN_S = 1
+
 
 class Supervisor:
     """Runs loops for the life of an `async with` block.
@@ -20,21 +22,25 @@ class Supervisor:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def __aenter__(self) -> Supervisor:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._closing = True
+        while self._tasks:
+            tasks = tuple(self._tasks)
+            for task in tasks:
+                task.cancel()
+            # Python 3.11's wait_for can swallow a cancellation that meets its result: such a task is asked again.
+            await asyncio.wait(tasks, timeout=_ASK_AGAIN_S)
 
     def every(self, interval: timedelta, step: Callable[[], Awaitable[None]], *, name: str) -> None:
         """Call `step` now, and again `interval` after each call has ended."""
 
         async def loop() -> None:
-            while True:
+            while not self._closing:
                 try:
                     await step()
                 except Exception:

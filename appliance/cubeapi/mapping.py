@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 from appliance.contracts import e2b, master
 from appliance.domain.errors import InvalidRequest
@@ -145,13 +145,16 @@ def states(values: Sequence[str]) -> tuple[master.SandboxState, ...]:
 
 
 def metadata_filter(query: str) -> dict[str, str]:
-    """Return the pairs of a metadata filter. SDKs quote keys and values, then the whole; HTTP undid the outer."""
+    """Return the pairs of a metadata filter, from which the framework has taken HTTP's own quoting.
+
+    SDKs quote each key and each value twice (`quote`, then `urlencode`); what was quoted once reads the same.
+    """
     pairs = {}
     for pair in filter(None, query.split("&")):
         key, separator, value = pair.partition("=")
         if not separator or not key:
             raise InvalidRequest(f"Error parsing metadata: '{pair}' is not key=value")
-        pairs[unquote(key)] = unquote(value)
+        pairs[unquote(unquote(key))] = unquote(unquote(value))
     return pairs
 
 
