@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from urllib.parse import unquote, unquote_plus
+from urllib.parse import unquote
 
 from appliance.contracts import e2b, master
 from appliance.domain.errors import InvalidRequest
