@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bundle import artefacts, debian, golang, manifest, wheels
-from bundle.stage import Workplace
+from bundle.stage import Outcome, Workplace
 
-STAGES: Mapping[str, Callable[[Workplace], str]] = {
+STAGES: Mapping[str, Callable[[Workplace], Outcome]] = {
     "debian": debian.build,
     "wheels": wheels.build,
     "bin": golang.build,
     "guest": artefacts.build_guest,
     "images": artefacts.build_images,
 }
-"""Each makes the part of the bundle that has its name, and answers with a line about it."""
+"""Each makes the part of the bundle that has its name."""
 
 
 def main() -> None:
@@ -28,11 +28,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     place = Workplace.of_checkout(Path(__file__).resolve().parents[1], refresh=arguments.refresh)
+    kept = []
     for name in arguments.stages or STAGES:
         started = time.monotonic()
-        summary = STAGES[name](place)
-        print(f"bundle: {name}: {summary} ({time.monotonic() - started:.0f} s)", flush=True)
-    count, size = manifest.write(place.bundle)
+        outcome = STAGES[name](place)
+        print(f"bundle: {name}: {outcome.summary} ({time.monotonic() - started:.0f} s)", flush=True)
+        if outcome.kept:
+            kept.append(name)
+    count, size = manifest.write(place.bundle, kept=kept)
     print(f"bundle: {count} files, {size / 2**20:.0f} MiB in {place.bundle}", flush=True)
 
 

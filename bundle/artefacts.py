@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bundle.stage import Workplace, keep_only, link
+from bundle.stage import Outcome, Workplace, keep_only, link
 
 GUEST_FILES = ("vmlinuz", "initramfs.img", "agent.squashfs", "manifest.json")
 IMAGES = ("base", "code-interpreter-v1")
 
 
-def build_guest(place: Workplace) -> str:
+def build_guest(place: Workplace) -> Outcome:
     """Fill `guest/`."""
     source, target = place.build / "guest", place.directory("guest")
     files = [source / name for name in GUEST_FILES]
     _mirror(source, files, target)
-    return f"{len(files)} files"
+    return Outcome(f"{len(files)} files")
 
 
-def build_images(place: Workplace) -> str:
+def build_images(place: Workplace) -> Outcome:
     """Fill `images/<name>/`, an OCI layout each."""
     source, target = place.build / "images", place.directory("images")
     files = [path for name in IMAGES for path in (source / name).rglob("*") if path.is_file()]
     _mirror(source, files, target)
-    return ", ".join(IMAGES)
+    return Outcome(", ".join(IMAGES))
 
 
 def _mirror(source: Path, files: list[Path], target: Path) -> None:

@@ -12,20 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bundle.stage import Stamp, Workplace, keep_only, link, run
+from bundle.stage import Outcome, Stamp, Workplace, keep_only, link, run
 
 _URI_LINE = re.compile(r"^'[^']+' (?P<file>\S+\.deb) \d+")
 """A line of `apt-get --print-uris`: the address in quotes, the file's name in the archive directory, its size."""
 
 
-def build(place: Workplace) -> str:
+def build(place: Workplace) -> Outcome:
     """Fill `debian/`."""
     listing = place.source / "bundle" / "packages.toml"
     wanted = tomllib.loads(listing.read_text())
     target = place.directory("debian")
     stamp = Stamp.of(place, "debian", [listing.read_bytes(), Path(__file__).read_bytes()])
     if stamp.holds() and not place.refresh:
-        return f"{len(list(target.glob('*.deb')))} packages, as before"
+        return Outcome(f"{len(list(target.glob('*.deb')))} packages, as before", kept=True)
 
     apt = place.cache / "apt"
     _write_configuration(apt, wanted["archive"])
@@ -42,7 +42,7 @@ def build(place: Workplace) -> str:
     keep_only(target, debs)
     (target / "Packages").write_text(run(["dpkg-scanpackages", "--multiversion", "."], cwd=target))
     stamp.set()
-    return f"{len(debs)} packages"
+    return Outcome(f"{len(debs)} packages")
 
 
 def files_to_fetch(uris: str) -> Sequence[str]:

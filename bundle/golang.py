@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from bundle.stage import Stamp, Workplace, file_inputs, link, run
+from bundle.stage import Outcome, Stamp, Workplace, file_inputs, link, run
 
 
-def build(place: Workplace) -> str:
+def build(place: Workplace) -> Outcome:
     """Fill `bin/`."""
     source = place.source / "bundle" / "coredns"
     target = place.directory("bin") / "coredns"
     toolchain = run(["go", "env", "GOVERSION"]).strip()
     stamp = Stamp.of(place, "bin", [toolchain.encode(), *file_inputs(place.source, source.iterdir())])
     if stamp.holds() and target.exists():
-        return "coredns, as before"
+        return Outcome("coredns, as before", kept=True)
 
     program = place.cache / "go" / "bin" / f"coredns-{stamp.key[:16]}"
     if not program.exists():
@@ -27,4 +27,4 @@ def build(place: Workplace) -> str:
         partial.rename(program)
     link(program, target)
     stamp.set()
-    return "coredns"
+    return Outcome("coredns")

@@ -65,6 +65,15 @@ class Stamp:
         self.path.write_text(self.key)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage did."""
+
+    summary: str
+    kept: bool = False
+    """Nothing was made: what lies there is what the manifest of an earlier build describes."""
+
+
 def file_inputs(root: Path, files: Iterable[Path]) -> Iterable[bytes]:
     """Names and contents of `files`, in an order that does not depend on the file system."""
     for path in sorted(files):

@@ -13,13 +13,13 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from bundle.stage import Stamp, Workplace, file_inputs, keep_only, link, run
+from bundle.stage import Outcome, Stamp, Workplace, file_inputs, keep_only, link, run
 
 _REPRODUCIBLE = {"SOURCE_DATE_EPOCH": "1577836800"}
 """Files in a wheel get this time (2020-01-01), so that the same source makes the same bytes."""
 
 
-def build(place: Workplace) -> str:
+def build(place: Workplace) -> Outcome:
     """Fill `wheels/`."""
     lock = place.source / "requirements.lock"
     target = place.directory("wheels")
@@ -39,7 +39,7 @@ def build(place: Workplace) -> str:
     sources = [place.source / "pyproject.toml", place.source / "README.md", *_files(place.source / "appliance")]
     stamp = Stamp.of(place, "wheels", [locked.key.encode(), *file_inputs(place.source, sources)])
     if stamp.holds():
-        return f"{len(list(target.glob('*.whl')))} wheels, as before"
+        return Outcome(f"{len(list(target.glob('*.whl')))} wheels, as before", kept=True)
 
     with tempfile.TemporaryDirectory(dir=dependencies) as scratch:
         # Built from a copy: setuptools would leave its own `build/` in the checkout, and pick up what lies in it.
@@ -52,7 +52,7 @@ def build(place: Workplace) -> str:
             link(wheel, target / wheel.name)
     keep_only(target, [target / wheel.name for wheel in wheels])
     stamp.set()
-    return f"{len(wheels)} wheels"
+    return Outcome(f"{len(wheels)} wheels")
 
 
 def not_locked(dependencies: Sequence[str], lock: str) -> Sequence[str]:

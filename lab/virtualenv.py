@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 from lab import host
@@ -14,8 +16,9 @@ _MADE_FROM = host.VENV / "made-from"
 
 
 def make() -> None:
-    """Make the environment, unless it was made from the same lock."""
-    key = hashlib.sha256(_LOCK.read_bytes() + (host.CHECKOUT / "pyproject.toml").read_bytes()).hexdigest()
+    """Make the environment, unless it was made from the same lock for the same project."""
+    project = tomllib.loads((host.CHECKOUT / "pyproject.toml").read_text())["project"]
+    key = hashlib.sha256(_LOCK.read_bytes() + json.dumps(project).encode()).hexdigest()
     if _MADE_FROM.exists() and _MADE_FROM.read_text() == key:
         print(f"{host.VENV} is up to date")
         return
