@@ -105,7 +105,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
     registry = CollectorRegistry()
     metrics = CubeletMetrics(registry)
     supervisor = Supervisor()
-    creates = Activity()
+    creates = Activity(clock)
     records = RecordStore(settings.data_dir / "sandboxes")
     store = TemplateStore(settings.data_dir / "templates", settings.data_dir / "layers")
     ended = EndedStore(settings.data_dir / "ended")

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Generic, TypeVar
 
+from appliance.common.clock import Clock
+
 K = TypeVar("K", bound=Hashable)
 
 
@@ -32,14 +34,17 @@ class KeyedLocks(Generic[K]):
 
 
 class Activity:
-    """Counts calls of one kind under way, so that background work can give way to them."""
+    """Calls of one kind, so that background work can give way to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._count = 0
+        self._last_end = float("-inf")
 
     @property
-    def under_way(self) -> bool:
-        return self._count > 0
+    def idle_s(self) -> float:
+        """Seconds since the last call ended; 0 while one is under way."""
+        return 0.0 if self._count else self._clock.monotonic() - self._last_end
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -48,3 +53,4 @@ class Activity:
             yield
         finally:
             self._count -= 1
+            self._last_end = self._clock.monotonic()

@@ -22,7 +22,7 @@ async def within(deadline: timedelta, what: str) -> AsyncIterator[None]:
         raise DeadlineExceeded(what, seconds) from None
 
 
-async def together(*steps: Coroutine[Any, Any, None]) -> None:
+async def together(*steps: Coroutine[Any, Any, object]) -> None:
     """Run all steps at once. The first failure cancels the others and is raised, by itself."""
     try:
         async with asyncio.TaskGroup() as group:

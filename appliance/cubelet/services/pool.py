@@ -17,9 +17,12 @@ from appliance.domain.pool import PoolState, next_to_fill, to_evict
 
 log = structlog.get_logger()
 
+_QUIET_S = 0.25
+"""Creates rarely come alone: one that follows this soon shall not share the processors with the making of new VMs."""
+
 
 class Pool:
-    """Holds waiting VMs by build. One VM is made at a time, and none while a create is under way."""
+    """Holds waiting VMs by build. One VM is made at a time, and none while creates come in."""
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class Pool:
 
     async def refill(self) -> None:
         """Make waiting VMs until every pool is as full as it may be, one at a time, giving way to creates."""
-        while not self._creates.under_way:
+        while self._creates.idle_s >= _QUIET_S:
             build_id = next_to_fill(self._states(), per_template=self._per_template, total=self._total)
             template = self._templates.get(BuildId(build_id)) if build_id is not None else None
             if template is None:

@@ -34,6 +34,7 @@ from appliance.domain.errors import (
 )
 from appliance.domain.ids import BuildId, SandboxId
 from appliance.hypervisor.base import Hypervisor
+from appliance.hypervisor.deadlines import together
 
 log = structlog.get_logger()
 
@@ -143,8 +144,6 @@ class Sandboxes:
             machine.record = self._machines.save(
                 machine.record.model_copy(update={"stage": Stage.CREATING, "sandbox": sandbox})
             )
-            await self._switch.admit(machine.record.tap, request.sandbox_id, request.egress)
-            await self._hypervisor.resume(machine.process, deadline=self._restore_deadline)
             identity = self._machines.identity(
                 machine.record,
                 sandbox_id=request.sandbox_id,
@@ -153,7 +152,13 @@ class Sandboxes:
                 default_user=template.meta.default_user,
                 default_workdir=template.meta.default_workdir,
             )
-            await machine.guest.init(identity, deadline=self._init_deadline)
+            # All at once: what the guest sends before it is admitted is dropped, but for its answers to this node, and
+            # what is sent to it before it runs waits in its tap.
+            await together(
+                self._switch.admit(machine.record.tap, request.sandbox_id, request.egress),
+                self._hypervisor.resume(machine.process, deadline=self._restore_deadline),
+                machine.guest.init(identity, deadline=self._init_deadline),
+            )
             machine.record = self._machines.save(machine.record.model_copy(update={"stage": Stage.RUNNING}))
         except BaseException:
             await asyncio.shield(self._discard(machine))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
+from appliance.common.clock import FakeClock
 from appliance.cubelet.concurrency import Activity, KeyedLocks
 
 
@@ -43,13 +45,28 @@ async def test_a_cancelled_waiter_leaves_nothing() -> None:
     assert not locks._locks
 
 
-def test_activity_counts_down_on_failure() -> None:
-    activity = Activity()
+def test_activity_that_fails_has_ended() -> None:
+    clock = FakeClock()
+    activity = Activity(clock)
 
     def fail() -> None:
-        assert activity.under_way
+        clock.advance(timedelta(seconds=3))
+        assert activity.idle_s == 0
         raise ValueError("x")
 
+    assert activity.idle_s == float("inf")
     with pytest.raises(ValueError, match="x"), activity.one():
         fail()
-    assert not activity.under_way
+    assert activity.idle_s == 0
+    clock.advance(timedelta(seconds=2))
+    assert activity.idle_s == 2
+
+
+def test_activity_goes_on_until_the_last_call_has_ended() -> None:
+    clock = FakeClock()
+    activity = Activity(clock)
+    with activity.one():
+        with activity.one():
+            pass
+        clock.advance(timedelta(seconds=2))
+        assert activity.idle_s == 0
