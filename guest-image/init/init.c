@@ -13,10 +13,10 @@
 #include <net/route.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -43,6 +43,13 @@ static const unsigned char gateway_mac[6] = { 0x02, 0xfc, 0x00, 0x00, 0x00, 0x06
 
 /* An agent that dies is started again at once; one that keeps dying, once in this time. */
 #define RESTART_MS	1000
+
+/*
+ * The kernel starts process 1 with 1024:4096 open files, too few for browsers
+ * and language servers; everything in the sandbox inherits these instead.
+ */
+#define OPEN_FILES	65536
+#define MAX_OPEN_FILES	1048576
 
 /* What programs get to end by themselves at power-off. */
 #define GRACE_MS	2000
@@ -114,6 +121,14 @@ static void set_kernel_parameters(void)
 	for (size_t i = 0; i < sizeof(parameters) / sizeof(parameters[0]); i++)
 		if (write_file(parameters[i].path, parameters[i].value, 0) < 0)
 			say_info("%s: %s", parameters[i].path, strerror(errno));
+}
+
+static void raise_limits(void)
+{
+	const struct rlimit open_files = { .rlim_cur = OPEN_FILES, .rlim_max = MAX_OPEN_FILES };
+
+	if (setrlimit(RLIMIT_NOFILE, &open_files) < 0)
+		say_error("limit of open files: %s", strerror(errno));
 }
 
 static void configure_network(void)
@@ -277,6 +292,7 @@ int main(void)
 
 	prctl(PR_SET_NAME, "cube-init");
 	block_signals(&signals);
+	raise_limits();
 	configure_network();
 	write_resolver();
 

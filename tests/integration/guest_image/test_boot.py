@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,8 @@ async def test_guest_has_its_network_and_an_upper_layer_hides_a_lower(boot: Boot
     interfaces = await guest.run("/bin/cat", "/proc/net/if_inet6")
     assert "eth0" not in interfaces, "the switch drops IPv6; the guest must not wait for it"
     assert " lo\n" in interfaces
+    limits = await guest.run("/bin/cat", "/proc/self/limits")
+    assert re.search(r"^Max open files\s+65536\s+1048576\s", limits, re.MULTILINE)
 
 
 async def test_agent_that_dies_comes_back_and_orphans_are_reaped(boot: Boot, tmp_path: Path) -> None:
