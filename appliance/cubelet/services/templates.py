@@ -41,6 +41,7 @@ class Build:
     logs: list[BuildLogEntry] = field(default_factory=list)
     step: str = "base"
     reason: str | None = None
+    work: asyncio.Task[None] | None = None
 
     def say(self, message: str, *, level: str = "info") -> None:
         entry = BuildLogEntry(timestamp=self.clock.now(), level=level, message=message, step=self.step)
@@ -99,7 +100,7 @@ class Templates:
             return
         build = Build(request=request, clock=self._clock)
         self._builds[build_id] = build
-        self._supervisor.spawn(self._run(build), name=f"build-{build_id}")
+        build.work = self._supervisor.spawn(self._run(build), name=f"build-{build_id}")
 
     def progress(self, build_id: BuildId, log_offset: int) -> BuildProgress:
         """Return what has happened since `log_offset` entries. Raises BuildNotFound."""
@@ -119,13 +120,17 @@ class Templates:
         )
 
     async def delete(self, build_id: BuildId) -> None:
-        """Remove a ready build and the layers that nothing else uses. Absent builds are success."""
-        template = self._store.get(build_id)
-        self._builds.pop(build_id, None)
-        if template is None:
+        """Remove a build, stopping it if it runs, and the layers that nothing else uses. Absent builds are success."""
+        build = self._builds.get(build_id)
+        if build is not None:
+            if build.work is not None and not build.work.done():
+                build.work.cancel()
+                await asyncio.wait({build.work})
+            self._builds.pop(build_id, None)
+        if build is None and self._store.get(build_id) is None:
             return
         await asyncio.to_thread(self._store.delete, build_id)
-        # A running build delays this, and nobody has to wait for it.
+        # Another build delays this, and nobody has to wait for it.
         self._supervisor.spawn(self._collect_layers(), name=f"collect-{build_id}")
 
     async def _collect_layers(self) -> None:
@@ -145,7 +150,7 @@ class Templates:
             build.fail(error.message)
             log.warning("build_failed", build_id=build_id, step=build.step, error=error.message)
         except asyncio.CancelledError:
-            build.fail("the node agent was stopped during the build")
+            build.fail("the build was stopped: its template was deleted, or the node agent was")
             raise
         except Exception as error:
             build.fail(f"internal error in step '{build.step}': {type(error).__name__}; see `journalctl -u cubelet`")

@@ -160,6 +160,21 @@ async def test_a_template_can_be_deleted_while_another_is_built(node: FakeMachin
     assert (await cubelet.get_build(running.build_id)).state is BuildState.BUILDING
 
 
+async def test_deleting_a_build_that_runs_stops_it(node: FakeMachineRoom, cubelet: NodeClient) -> None:
+    before = node.ledger()
+    node.guests.exit_code = 1
+    request = build_request(ready_cmd="test -e /never")
+    await cubelet.start_build(request)
+    await eventually(lambda: any("test -e /never" in command for command in node.guests.commands))
+    await cubelet.delete_build(TEMPLATE, request.build_id)
+    assert node.ledger() == before
+    with pytest.raises(BuildNotFound):
+        await cubelet.get_build(request.build_id)
+    await eventually(lambda: not list(node.images.directory.glob("*.squashfs")))
+    node.guests.exit_code = 0
+    await built(cubelet)
+
+
 async def test_a_template_survives_a_restart(node: FakeMachineRoom) -> None:
     async with node.cubelet() as cubelet:
         build_id = await built(cubelet)
