@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bundle import mirror
 from bundle.stage import Outcome, Stamp, Workplace, keep_only, link, run
 
 _URI_LINE = re.compile(r"^'[^']+' (?P<file>\S+\.deb) \d+")
@@ -57,10 +58,7 @@ def _write_configuration(apt: Path, archive: Mapping[str, Any]) -> None:
     (apt / "state" / "status").touch()
     release, signed = archive["release"], f"[signed-by={archive['keyring']} arch={archive['architecture']}]"
     (apt / "sources.list").write_text(
-        f"deb {signed} {archive['mirror']} {release} main\n"
-        f"deb {signed} {archive['mirror']} {release}-updates main\n"
-        f"deb {signed} {archive['mirror']} {release}-backports main\n"
-        f"deb {signed} {archive['security_mirror']} {release}-security main\n"
+        "".join(f"deb {signed} {uri} {suite} main\n" for suite, uri in mirror.uris(release).items())
     )
     (apt / "preferences").write_text(
         f"Package: {' '.join(archive['backports'])}\nPin: release n={release}-backports\nPin-Priority: 990\n"

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from bundle import mirror
 from lab import host
 
 MINIMUM_DISK_GIB = 12
@@ -81,7 +82,7 @@ def _installed(name: str) -> bool:
 
 
 def _add_backports() -> None:
-    _BACKPORTS.write_text("deb http://mirror.invalid/debian bookworm-backports main\n")
+    _BACKPORTS.write_text(f"deb {mirror.uris('bookworm')['bookworm-backports']} bookworm-backports main\n")
     _BACKPORTS_PREFERENCES.write_text("Package: qemu-* seabios\nPin: release n=bookworm-backports\nPin-Priority: 990\n")
 
 

@@ -9,7 +9,7 @@ from appliance.domain.ids import VmId
 from appliance.hypervisor.base import VmSpec
 
 # What a VMM needs besides the guest's RAM: its own code and heap, translated code under TCG, disk and network buffers.
-_OVERHEAD_MIB = 256
+_OVERHEAD_MIB = 448
 # Processors, and QEMU's worker threads for disk I/O (64 for each of its two event loops).
 _EXTRA_TASKS = 144
 

@@ -97,8 +97,8 @@ def test_qemu_is_confined_and_brings_no_devices_of_its_own() -> None:
 
 
 def test_one_processor_is_translated_by_one_thread() -> None:
-    assert values(boot(), "-accel") == ["tcg,tb-size=64,thread=single"]
-    assert values(boot(replace(SPEC, vcpus=2)), "-accel") == ["tcg,tb-size=64,thread=multi"]
+    assert values(boot(), "-accel") == ["tcg,tb-size=256,thread=single"]
+    assert values(boot(replace(SPEC, vcpus=2)), "-accel") == ["tcg,tb-size=256,thread=multi"]
     assert values(boot(accelerator=Accelerator.KVM), "-accel") == ["kvm"]
 
 
