@@ -29,7 +29,8 @@ def uris(release: str) -> Mapping[str, str]:
 
 def by_suite(targets: str) -> Mapping[str, str]:
     """Code names and addresses in what `_index_targets` printed."""
-    return {codename: uri for codename, uri in (line.split() for line in targets.splitlines() if line.strip())}
+    pairs = (line.partition(" ") for line in targets.splitlines() if line.strip())
+    return {codename: uri for codename, _, uri in pairs}
 
 
 def _index_targets() -> str:
