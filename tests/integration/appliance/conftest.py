@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.appliance import ROOT, Appliance, appliance
+from tests.support.appliance import ROOT, Appliance, Service, appliance
 from tests.support.netns import NetworkNamespace
 
 IMAGE = f"oci:{ROOT}/build/images/base"
@@ -246,3 +246,16 @@ def nothing_left(site: Site) -> Iterator[None]:
     yield
     site.appliance.cli("sandbox", "kill", "--all", "--yes")
     site.rest()
+
+
+@pytest.fixture
+def impatient_master(site: Site) -> Iterator[Service]:
+    """CubeMaster gives up creates after seconds, from its next start on; afterwards it is as it was."""
+    settings = site.appliance.base / "master.toml"
+    usual = settings.read_text()
+    settings.write_text(f"{usual}\n[nodes]\ncreate_deadline_s = 3\n")
+    try:
+        yield site.appliance.master
+    finally:
+        settings.write_text(usual)
+        site.appliance.master.restart()

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.integration.appliance.conftest import IMAGE, PATIENCE_S, Site, eventually
-from tests.support.appliance import DOMAIN
+from tests.support.appliance import DOMAIN, Service
 
 pytestmark = [pytest.mark.root, pytest.mark.guest]
 
@@ -83,7 +83,8 @@ def test_the_agents_own_routes_are_hidden_from_users(site: Site) -> None:
     assert status == 401, body
 
 
-def test_a_node_that_is_down(site: Site) -> None:
+def test_a_node_that_is_down(site: Site, impatient_master: Service) -> None:
+    impatient_master.restart()
     site.appliance.cubelet.stop()
     try:
         kind, text = _error_of_create(site, "base")
@@ -92,6 +93,8 @@ def test_a_node_that_is_down(site: Site) -> None:
     assert kind == "ServiceBusyException"
     assert "node" in text
     eventually(lambda: _node_state(site) == "ready")
+    # Whether the node began it cannot be known before it is back; then nothing of it may be left.
+    eventually(lambda: site.rows() == [], says=site.rows)
 
 
 def test_errors_have_the_bodies_that_sdks_read(site: Site) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -139,19 +138,6 @@ def test_an_emptied_redis_is_filled_again_while_requests_flow(site: Site) -> Non
         program.until("running")
     # None is the rule: a proxy that misses a route asks CubeMaster.
     assert [seconds for seconds in outages if seconds > 2] == []
-
-
-@pytest.fixture
-def impatient_master(site: Site) -> Iterator[Service]:
-    """CubeMaster gives up creates after seconds, from its next start on; afterwards it is as it was."""
-    settings = site.appliance.base / "master.toml"
-    usual = settings.read_text()
-    settings.write_text(f"{usual}\n[nodes]\ncreate_deadline_s = 3\n")
-    try:
-        yield site.appliance.master
-    finally:
-        settings.write_text(usual)
-        site.appliance.master.restart()
 
 
 def test_a_create_whose_cubemaster_was_killed_leaves_nothing(site: Site, impatient_master: Service) -> None:

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.root, pytest.mark.guest]
 UPLINK = "203.0.113.1"
 NODE_ADDRESSES = ("10.88.0.1", UPLINK, "169.254.0.22")
 PORTS = (22, 53, 80, 443, 3000, 3306, 6379, 8080, 49983)
-GUEST_PORTS = (22, 80, 49983, 49999)
+GUEST_PORTS = (22, 80, 49999)
 
 # Tries every target at once: what is dropped answers nobody, and waiting for each in turn takes minutes.
 PROBE = """
@@ -60,15 +60,15 @@ def _probe(targets: list[str]) -> str:
     return PROBE.replace("TARGETS", " ".join(targets))
 
 
+def _reached_from_the_node(site: Site, targets: list[str]) -> int:
+    """Return how many targets answer where nothing is in the way."""
+    command = ("ip", "netns", "exec", site.appliance.namespace.name, "bash", "-c", _probe(targets))
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.count("reached")
+
+
 def test_no_guest_reaches_the_node(site: Site, services: Program) -> None:
-    addresses = [address for address in NODE_ADDRESSES if address != "169.254.0.22"]
-    from_the_node = subprocess.run(
-        ("ip", "netns", "exec", site.appliance.namespace.name, "bash", "-c", _probe(
-            [f"{address}:{port}" for address in addresses for port in PORTS]
-        )),
-        capture_output=True, text=True, timeout=60, check=True,
-    ).stdout  # fmt: skip
-    assert from_the_node.count("reached") == len(addresses) * len(PORTS)
+    reachable = [f"{address}:{port}" for address in ("10.88.0.1", UPLINK) for port in PORTS]
+    assert _reached_from_the_node(site, reachable) == len(reachable)
     targets = [f"{address}:{port}" for address in NODE_ADDRESSES for port in PORTS]
     printed = site.run(
         f"""
@@ -87,18 +87,17 @@ def test_no_guest_reaches_another(site: Site) -> None:
             import json
             from e2b import Sandbox
             ours, other = Sandbox.create("base"), Sandbox.create("base")
-            for port in {GUEST_PORTS}:
-                if port != 49983:
-                    other.commands.run(f"python3 -m http.server {{port}}", background=True, user="root")
-            listening = f"until ss -Htln | grep -q ':{GUEST_PORTS[0]} '; do sleep 0.2; done"
-            other.commands.run(listening)
+            listen = "import socket, signal; l = [socket.create_server(('', p)) for p in {GUEST_PORTS}]; signal.pause()"
+            other.commands.run(f'python3 -c "{{listen}}"', background=True, user="root")
+            other.commands.run("until ss -Htln | grep -q ':{GUEST_PORTS[-1]} '; do sleep 0.2; done")
             print(json.dumps({{"ours": ours.sandbox_id, "other": other.sandbox_id}}))
             """
         )
     )
     addresses = [_address(site, str(answer[name])) for name in ("other", "ours")]
     assert addresses[0] != addresses[1]
-    targets = [f"{address}:{port}" for address in addresses for port in GUEST_PORTS]
+    assert _reached_from_the_node(site, [f"{addresses[0]}:{port}" for port in (49983, *GUEST_PORTS)]) == 4
+    targets = [f"{address}:{port}" for address in addresses for port in (49983, *GUEST_PORTS)]
     printed = site.run(
         f"""
         from e2b import Sandbox
@@ -107,8 +106,6 @@ def test_no_guest_reaches_another(site: Site) -> None:
         """
     )
     assert printed.split() == ["probed"]
-    status, _ = site.curl("-H", f"E2b-Sandbox-Id: {answer['other']}", "-H", "E2b-Sandbox-Port: 80", "http://127.0.0.1/")
-    assert status == 200
 
 
 def _address(site: Site, sandbox_id: str) -> str:
