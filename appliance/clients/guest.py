@@ -108,6 +108,7 @@ class GuestClient:
         argv: tuple[str, ...],
         *,
         deadline: timedelta,
+        access_token: str | None = None,
         user: str | None = None,
         envs: Mapping[str, str] | None = None,
         cwd: str | None = None,
@@ -115,7 +116,9 @@ class GuestClient:
     ) -> ExecResult:
         """Run a program to its end. The guest kills it at the deadline."""
         stdout, stderr = bytearray(), bytearray()
-        async for event in self._start(argv, deadline=deadline, user=user, envs=envs, cwd=cwd):
+        async for event in self._start(
+            argv, deadline=deadline, access_token=access_token, user=user, envs=envs, cwd=cwd
+        ):
             data = event.get("data")
             if isinstance(data, dict):
                 for name, sink in (("stdout", stdout), ("stderr", stderr)):
@@ -170,6 +173,7 @@ class GuestClient:
         argv: tuple[str, ...],
         *,
         deadline: timedelta | None,
+        access_token: str | None = None,
         user: str | None,
         envs: Mapping[str, str] | None,
         cwd: str | None,
@@ -179,6 +183,8 @@ class GuestClient:
             config["cwd"] = cwd
         message = json.dumps({"process": config, "stdin": False}).encode()
         headers = {"Connect-Protocol-Version": "1", "Content-Type": "application/connect+json"}
+        if access_token is not None:
+            headers["X-Access-Token"] = access_token
         if user is not None:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:".encode()).decode()
         if deadline is not None:

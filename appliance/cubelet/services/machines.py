@@ -121,20 +121,26 @@ class Machines:
         finally:
             os.close(tap_fd)
 
-    async def warm(self, machine: Machine) -> None:
-        """Run the guest's real paths a few times and pause it again: the next time they cost a tenth."""
+    async def warm(self, machine: Machine, template: ReadyTemplate) -> None:
+        """Do a few times what an owner will do first, and pause it again: the next time it costs a tenth."""
         await self._hypervisor.resume(machine.process, deadline=self._restore_deadline)
-        await machine.guest.init(self.identity(machine.record), deadline=self._init_deadline)
+        # Nobody is told this one: until its owner's replaces it, the guest obeys nobody else.
+        token = secrets.token_hex(32)
+        for _ in range(_WARM_IDENTITIES):
+            identity = self.identity(
+                machine.record,
+                access_token=token,
+                env_vars=template.meta.env,
+                default_user=template.meta.default_user,
+                default_workdir=template.meta.default_workdir,
+            )
+            await machine.guest.init(identity, deadline=self._init_deadline)
         try:
             for _ in range(_WARM_COMMANDS):
-                await machine.guest.run(WARM_UP, deadline=self._init_deadline)
+                await machine.guest.run(WARM_UP, deadline=self._init_deadline, access_token=token)
         except GuestFailure as error:
             # An image may have no shell; its agent has been warmed all the same.
             log.debug("warm_up_without_shell", vm_id=machine.record.vm_id, error=error.message)
-        for _ in range(_WARM_IDENTITIES):
-            # As an owner's will be, and with a token that nobody knows.
-            identity = self.identity(machine.record, access_token=secrets.token_hex(32), env_vars={"WARM": "up"})
-            await machine.guest.init(identity, deadline=self._init_deadline)
         await self._hypervisor.pause(machine.process, deadline=self._restore_deadline)
 
     def identity(self, record: VmRecord, **of_sandbox: object) -> Identity:

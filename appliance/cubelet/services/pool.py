@@ -93,7 +93,7 @@ class Pool:
     async def _add(self, template: ReadyTemplate) -> None:
         machine = await self._machines.clone(template)
         try:
-            await self._machines.warm(machine)
+            await self._machines.warm(machine, template)
             machine.record = self._machines.save(machine.record.model_copy(update={"stage": Stage.WAITING}))
         except BaseException:
             await self._discard(machine)

@@ -33,7 +33,7 @@ async def test_waiting_vms_are_warm_and_cost_no_processor(node: FakeMachineRoom,
     build_id = await built(cubelet)
     warmed = len(node.guests.commands)
     await full(node, cubelet, build_id)
-    assert len(node.guests.commands) == warmed + 2
+    assert len(node.guests.commands) == warmed + 2 * 2, "two VMs, each of which has run its command twice"
     assert {machine.state for machine in node.host.machines.values()} == {VmState.PAUSED}
     assert node.ledger().admitted == frozenset()
 
