@@ -165,8 +165,8 @@ async def measure(console: Console, options: argparse.Namespace, plan: Plan) -> 
             Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cube-floor-"))),
         )
         stack.push_async_callback(floors.close)
-        step("filling the pool, and one block to warm up")
-        await Measurement(floors, pooled, unpooled, plan).block()
+        step("filling the pool, and a small block to warm up")
+        await Measurement(floors, pooled, unpooled, replace(plan, pairs=1, floor_samples=1)).block()
         for platform in (pooled, unpooled):
             platform.outcomes = Outcomes()
         measurement = Measurement(floors, pooled, unpooled, plan)
