@@ -11,7 +11,7 @@ import pytest
 
 from appliance.contracts.node import EndReason
 from appliance.cubelet.recovery import Observed, reconcile, vmm_pids
-from appliance.cubelet.runtime import SandboxRecord, Stage, VmRecord
+from appliance.cubelet.runtime import SandboxRecord, Stage, Unreadable, VmRecord
 from appliance.cubevs.base import Tap
 from appliance.domain.ids import BuildId, SandboxId, TemplateId, VmId
 from appliance.hypervisor.base import VmProcess
@@ -108,6 +108,17 @@ def test_unrecorded_processes_and_directories_are_strays_and_unused_taps_are_fre
     assert plan.stray_pids == (77, 78)
     assert plan.stray_dirs == ("v9",)
     assert plan.free_taps == (tap(2),)
+
+
+def test_nothing_is_done_to_what_an_unreadable_record_may_describe() -> None:
+    seen = replace(
+        observed(),
+        vmm_pids={VmId("v1"): (1001,), VmId("v9"): (77,)},
+        runtime_dirs={VmId("v1"), VmId("v9")},
+        taps=(tap(1), tap(2)),
+    )
+    plan = reconcile([], seen, [Unreadable(VmId("v1"), "cubetap1")])
+    assert (plan.stray_pids, plan.stray_dirs, plan.free_taps) == ((77,), ("v9",), (tap(2),))
 
 
 def test_a_second_process_of_an_adopted_vm_is_a_stray() -> None:
