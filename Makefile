@@ -20,7 +20,8 @@ test: prepare lint up  ## Lint, deploy the lab, and run all tests
 lint: prepare  ## ruff, mypy, import-linter, ansible-lint
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m ruff format --check $(SOURCES)
-	$(PYTHON) -m mypy appliance bundle lab inventories/lab/machines.py
+	$(PYTHON) -m mypy appliance bundle lab guest-image inventories/lab/machines.py
+	$(PYTHON) -m mypy tests
 	.venv/bin/lint-imports
 	PATH=$(CURDIR)/.venv/bin:$$PATH .venv/bin/ansible-lint --offline
 

@@ -89,7 +89,7 @@ def test_a_restart_of_cubelet_interrupts_nothing(appliance: Appliance) -> None:
         "thread.join(120)\n"
         "print(seen == [str(n) for n in range(1, 41)], seen[-1])\n"
         "print(sandbox.commands.run('echo alive').stdout.strip())\n"
-        "sandbox.kill()\n"
+        "print(sandbox.kill())\n"
     )
     with session(appliance, program) as user:
         sandbox_id = user.line()
@@ -98,6 +98,7 @@ def test_a_restart_of_cubelet_interrupts_nothing(appliance: Appliance) -> None:
         user.go_on()
         assert user.line() == "True 40"
         assert user.line() == "alive"
+        assert user.line() == "True"
     ended = cubemastercli("sandbox", "info", sandbox_id)
     assert ended["end_reason"] == "killed"
 

@@ -36,7 +36,7 @@ def verify(machine_bundle: Path) -> Callable[[], tuple[bool, str]]:
     paths = {"cube_bundle_dir": str(machine_bundle.parent / "controller"), "__base_bundle": str(machine_bundle)}
 
     def run() -> tuple[bool, str]:
-        ansible = [Path(sys.executable).with_name("ansible-playbook"), "--inventory", "localhost,"]
+        ansible: list[str | Path] = [Path(sys.executable).with_name("ansible-playbook"), "--inventory", "localhost,"]
         done = subprocess.run(
             [*ansible, "--connection", "local", "--extra-vars", json.dumps(paths), playbook],
             env={"ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "PATH": "/usr/bin:/bin", "HOME": "/root"},
