@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,6 +35,8 @@ from tests.support.netns import NetworkNamespace
 _DEADLINE = timedelta(seconds=120)
 _WARM_UPS = 3
 """Rounds after which another one makes no difference: a floor shall not depend on how well Cubelet warms its pool."""
+_WAIT_S = 0.5
+"""For which the warmed machine is stopped: its clock is then wrong, as that of every VM that has waited in a pool."""
 _KNOCK_S = 0.05
 """How long a connection to a guest that may still be booting is waited for; also what C1 is accurate to."""
 
@@ -95,6 +98,7 @@ class Floors:
                         await agent.init(_identity(), deadline=_DEADLINE)
                         await agent.run(WARM_UP, deadline=_DEADLINE)
                     await self._driver.pause(vm, deadline=_DEADLINE)
+                    await asyncio.sleep(_WAIT_S)
                     return await self._resumed(vm, agent, time.perf_counter())
                 finally:
                     await self._driver.stop(vm)
@@ -146,11 +150,13 @@ async def _agent() -> AsyncIterator[GuestClient]:
 
 
 def _identity() -> Identity:
+    """Return one that the guest has not had: the names are written, as for every new owner."""
+    name = secrets.token_hex(8)
     return Identity(
-        sandbox_id="floor",
+        sandbox_id=name,
         template_id="floor",
-        hostname="floor",
-        machine_id="0" * 32,
+        hostname=name,
+        machine_id=secrets.token_hex(16),
         entropy=os.urandom(64),
         timestamp=datetime.now(UTC),
         access_token=None,
