@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -41,5 +42,48 @@ def client(appliance: Appliance) -> Callable[[str], str]:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    return run
+
+
+Step = Callable[[list[str]], object]
+
+
+@pytest.fixture
+def stepwise(appliance: Appliance) -> Callable[..., str]:
+    """Runs a program like `client`, and something else at the points where it asks for it.
+
+    The program prints the name of a step and reads a line; the step is called with all lines printed so far.
+    """
+
+    def run(program: str, **steps: Step) -> str:
+        process = subprocess.Popen(
+            inside_lab([host.VENV / "bin" / "python", "-c", program]),
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **appliance.client_environment()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        deadline = Timer(CLIENT_DEADLINE_S, process.kill)
+        deadline.start()
+        try:
+            lines: list[str] = []
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line.strip())
+                if step := steps.get(lines[-1]):
+                    step(lines)
+                    process.stdin.write("\n")
+                    process.stdin.flush()
+            assert process.wait() == 0, lines
+            return "\n".join(lines)
+        finally:
+            deadline.cancel()
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream:
+                    stream.close()
 
     return run
