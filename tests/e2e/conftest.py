@@ -6,7 +6,10 @@ lab's network namespace, where the appliance's names resolve and its addresses a
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
@@ -27,13 +30,10 @@ def appliance() -> Appliance:
     return Appliance.of_lab()
 
 
-@pytest.fixture
-def client(appliance: Appliance) -> Callable[[str], str]:
-    """Runs a program that uses the SDK, as a client of the appliance, and returns what it printed."""
-
+def _client(python: Path, appliance: Appliance) -> Callable[[str], str]:
     def run(program: str) -> str:
         done = subprocess.run(
-            inside_lab([host.VENV / "bin" / "python", "-c", program]),
+            inside_lab([python, "-c", program]),
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **appliance.client_environment()},
             capture_output=True,
             text=True,
@@ -44,6 +44,27 @@ def client(appliance: Appliance) -> Callable[[str], str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def client(appliance: Appliance) -> Callable[[str], str]:
+    """Runs a program that uses the SDK, as a client of the appliance, and returns what it printed."""
+    return _client(host.VENV / "bin" / "python", appliance)
+
+
+@pytest.fixture
+def older_client(appliance: Appliance) -> Callable[[str], str]:
+    """The same with the SDK of an older release, whose wire differs."""
+    lock = Path(__file__).parent / "clients" / "older.lock"
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cube" / "clients"
+    environment = caches / hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    if not (environment / "complete").exists():
+        python = environment / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True, timeout=120)
+        install = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "--requirement", lock]
+        subprocess.run(install, check=True, timeout=600)
+        (environment / "complete").touch()
+    return _client(environment / "bin" / "python", appliance)
 
 
 Step = Callable[[list[str]], object]
