@@ -149,7 +149,10 @@ def parent_of(spec: VmSpec, template: Snapshot) -> Iterator[tuple[subprocess.Pop
     """A process that cloned `spec` and now waits, and what it cloned."""
     values = json.dumps([asdict(spec), asdict(template)], default=str)
     parent = subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.hypervisor.test_qemu", values], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.integration.hypervisor.test_qemu", values],
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with parent:
         try:
