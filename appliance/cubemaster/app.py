@@ -31,6 +31,7 @@ from appliance.cubemaster.services.endings import Endings
 from appliance.cubemaster.services.keys import KeyService
 from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.nodes import NodeService
+from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.templates import TemplateService
@@ -95,6 +96,7 @@ def create_app(
         endings=endings,
         clock=clock,
         metrics=metrics,
+        quota=Quota(concurrent_sandboxes=settings.quotas.concurrent_sandboxes),
         token_seed=secrets.envd_seed,
         create_deadline=create_deadline,
     )

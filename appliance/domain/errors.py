@@ -102,7 +102,9 @@ class TemplateNotReady(Conflict):
 
 
 class QuotaExceeded(CubeError):
-    """The team has as many of these as it may have."""
+    """The team has as many of these as it may have. One that ends makes room, so waiting may help."""
+
+    retry_after_s: int | None = 1
 
 
 class Unavailable(CubeError):

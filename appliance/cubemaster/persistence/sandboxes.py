@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from appliance.cubemaster.persistence.tables import sandboxes
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import LIVE, End, EndReason, Sandbox, SandboxState
+from appliance.domain.sandbox import CONCURRENT, LIVE, End, EndReason, Sandbox, SandboxState
 
 _DUPLICATE_KEY = 1062
 
@@ -129,6 +129,9 @@ class SandboxRepository:
 
     def live_count_of_template(self, template_id: str) -> int:
         return self._count(sandboxes.c.template_id == template_id, sandboxes.c.state.in_(LIVE))
+
+    def concurrent_count(self, team_id: TeamId) -> int:
+        return self._count(sandboxes.c.team_id == team_id, sandboxes.c.state.in_(CONCURRENT))
 
     def running_count(self, team_id: str | None) -> int:
         mine = (sandboxes.c.team_id == team_id,) if team_id is not None else ()
