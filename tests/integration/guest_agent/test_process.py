@@ -318,5 +318,7 @@ def test_malformed_requests_are_invalid_arguments(agent: Agent) -> None:
     assert b"invalid_argument" in answer.body
     assert agent.call("process.Process/SendInput", {"process": {}}).json["code"] == "invalid_argument"
     assert agent.call("process.Process/SendInput", {"process": {"pid": -1}}).status == 400
-    binary = agent.request("POST", "/process.Process/List", headers={"Content-Type": "application/proto"})
-    assert binary.status == 415
+    for method, accepted in (("List", "application/json"), ("Start", "application/connect+json")):
+        other = agent.request("POST", f"/process.Process/{method}", headers={"Content-Type": "application/xml"})
+        assert other.status == 415
+        assert accepted in other.headers["accept-post"]
