@@ -21,10 +21,12 @@ from appliance.cubemaster.reconcilers.builds import BuildReconciler
 from appliance.cubemaster.reconcilers.deleted_templates import DeletedTemplateReconciler
 from appliance.cubemaster.reconcilers.lost_nodes import LostNodeReconciler
 from appliance.cubemaster.reconcilers.unfinished_sandboxes import UnfinishedSandboxReconciler
+from appliance.cubemaster.routes.builds import builds_router
 from appliance.cubemaster.routes.keys import keys_router
 from appliance.cubemaster.routes.nodes import nodes_router
 from appliance.cubemaster.routes.process import process_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
+from appliance.cubemaster.routes.tags import tags_router
 from appliance.cubemaster.routes.templates import templates_router
 from appliance.cubemaster.services.catalogue import Catalogue
 from appliance.cubemaster.services.endings import Endings
@@ -34,6 +36,7 @@ from appliance.cubemaster.services.nodes import NodeService
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandboxes import SandboxService
+from appliance.cubemaster.services.tags import TagService
 from appliance.cubemaster.services.templates import TemplateService
 from appliance.cubemaster.settings import CubeMasterSettings
 
@@ -140,6 +143,9 @@ def create_app(
     app.include_router(process_router(metrics))
     app.include_router(sandboxes_router(sandboxes))
     app.include_router(keys_router(KeyService(database, clock)))
-    app.include_router(templates_router(TemplateService(database, catalogue, clock)))
+    templates = TemplateService(database, catalogue, clock)
+    app.include_router(templates_router(templates))
+    app.include_router(builds_router(templates))
+    app.include_router(tags_router(TagService(database, catalogue, clock)))
     app.include_router(nodes_router(node_service))
     return app

@@ -127,8 +127,14 @@ class SandboxRepository:
     def in_state(self, state: SandboxState) -> list[Sandbox]:
         return [_sandbox(row) for row in self._connection.execute(select(sandboxes).where(sandboxes.c.state == state))]
 
-    def live_count_of_template(self, template_id: str) -> int:
-        return self._count(sandboxes.c.template_id == template_id, sandboxes.c.state.in_(LIVE))
+    def live_states_of_template(self, template_id: str) -> frozenset[SandboxState]:
+        """Return the states in which sandboxes of a template are live."""
+        found = self._connection.scalars(
+            select(sandboxes.c.state)
+            .where(sandboxes.c.template_id == template_id, sandboxes.c.state.in_(LIVE))
+            .distinct()
+        )
+        return frozenset(SandboxState(state) for state in found)
 
     def concurrent_count(self, team_id: TeamId) -> int:
         return self._count(sandboxes.c.team_id == team_id, sandboxes.c.state.in_(CONCURRENT))
