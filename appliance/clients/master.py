@@ -35,12 +35,14 @@ from appliance.contracts.master import (
     TemplatePage,
     TemplateView,
 )
-from appliance.contracts.node import BuildLogEntry, EndedSandbox, NodeStatus
+from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus
 
 _KEYS = TypeAdapter(list[KeyView])
 _TEMPLATES = TypeAdapter(list[TemplateView])
 _TAGS = TypeAdapter(list[TagView])
 _LOGS = TypeAdapter(list[BuildLogEntry])
+_SAMPLES = TypeAdapter(list[MetricSample])
+_LATEST = TypeAdapter(dict[str, MetricSample])
 _NODES = TypeAdapter(list[NodeView])
 
 
@@ -117,6 +119,22 @@ class MasterClient:
     async def set_timeout(self, sandbox_id: str, new: NewTimeout) -> SandboxView:
         path = f"/v1/sandboxes/{sandbox_id}/timeout"
         return SandboxView.model_validate(await self._call("POST", path, _dump(new)))
+
+    async def get_metrics(
+        self, sandbox_id: str, *, start: datetime | None, end: datetime | None, team_id: str | None = None
+    ) -> list[MetricSample]:
+        params = _present(
+            start=start.isoformat() if start else None, end=end.isoformat() if end else None, team_id=team_id
+        )
+        answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}/metrics", params=params)
+        return _SAMPLES.validate_python(answer)
+
+    async def latest_metrics(
+        self, sandbox_ids: Sequence[str], *, team_id: str | None = None
+    ) -> dict[str, MetricSample]:
+        """Return the newest sample of each sandbox that has one; what is not the team's is not there."""
+        params = _present(sandbox_ids=",".join(sandbox_ids), team_id=team_id)
+        return _LATEST.validate_python(await self._call("GET", "/v1/sandbox-metrics", params=params))
 
     async def kill_sandbox(self, sandbox_id: str, *, team_id: str | None = None) -> None:
         await self._call("DELETE", f"/v1/sandboxes/{sandbox_id}", params=_present(team_id=team_id))

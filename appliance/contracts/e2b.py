@@ -135,6 +135,24 @@ class Template(_Answer):
     buildStatus: BuildStatus
 
 
+class SandboxMetric(_Answer):
+    """Sizes are bytes."""
+
+    timestamp: datetime
+    timestampUnix: int
+    cpuCount: int
+    cpuUsedPct: float
+    memUsed: int
+    memTotal: int
+    memCache: int
+    diskUsed: int
+    diskTotal: int
+
+
+class SandboxesMetrics(_Answer):
+    sandboxes: dict[str, SandboxMetric]
+
+
 class TemplateBuild(_Answer):
     buildID: str
     status: BuildStatus

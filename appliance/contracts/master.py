@@ -13,6 +13,8 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     GET    /v1/sandboxes?state=&template=&metadata=&order=&started_after=&limit=&cursor=   200 SandboxPage
     GET    /v1/sandboxes/{sandbox_id}              200 SandboxView        with ?ended=true also one that has ended
     POST   /v1/sandboxes/{sandbox_id}/timeout      200 SandboxView        NewTimeout
+    GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end=   200 [contracts.node.MetricSample]
+    GET    /v1/sandbox-metrics?sandbox_ids=a,b     200 {sandbox_id: contracts.node.MetricSample}
     DELETE /v1/sandboxes/{sandbox_id}              204
     POST   /v1/templates                           202 BuildView          NewTemplate
     GET    /v1/templates                           200 [TemplateView]

@@ -9,10 +9,11 @@ from urllib.parse import unquote
 from uuid import UUID
 
 from appliance.contracts import e2b, master
-from appliance.contracts.node import BuildLogEntry
+from appliance.contracts.node import BuildLogEntry, MetricSample
 from appliance.domain.errors import InvalidRequest
 
 _SECONDS_PER_HOUR = 3600
+_MAX_BULK = 100
 _LEVELS: Mapping[str, e2b.LogLevel] = {"debug": "debug", "warn": "warn", "warning": "warn", "error": "error"}
 _SANDBOX_PATH_ID = re.compile(r"([a-z0-9]+)(?:-[a-z0-9]+)?")
 
@@ -136,6 +137,28 @@ def _listed(view: master.SandboxView) -> dict[str, object]:
     }
 
 
+def metric(sample: MetricSample) -> e2b.SandboxMetric:
+    return e2b.SandboxMetric(
+        timestamp=sample.at,
+        timestampUnix=int(sample.at.timestamp()),
+        cpuCount=sample.cpu_count,
+        cpuUsedPct=sample.cpu_used_pct,
+        memUsed=sample.memory_used_bytes,
+        memTotal=sample.memory_total_bytes,
+        memCache=sample.memory_cache_bytes,
+        diskUsed=sample.disk_used_bytes,
+        diskTotal=sample.disk_total_bytes,
+    )
+
+
+def sandbox_ids(values: Sequence[str]) -> tuple[str, ...]:
+    """Return the ids of a bulk request, written as CSV, as repeated values, or both."""
+    wanted = tuple(dict.fromkeys(sandbox_id(one) for one in ",".join(values).split(",") if one))
+    if len(wanted) > _MAX_BULK:
+        raise InvalidRequest(f"Too many sandboxes requested, maximum is {_MAX_BULK}")
+    return wanted
+
+
 def states(values: Sequence[str]) -> tuple[master.SandboxState, ...]:
     """Return the states of a filter written as CSV, as repeated values, or both."""
     wanted = []
@@ -238,8 +261,8 @@ def build_log_entry(entry: BuildLogEntry) -> e2b.BuildLogEntry:
 
 
 def instant(milliseconds: int | None) -> datetime | None:
-    """Return the time that a cursor of logs means, in milliseconds since the epoch."""
+    """Return the time that is so many milliseconds after the epoch."""
     try:
         return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (OverflowError, ValueError, OSError) as error:
-        raise InvalidRequest(f"Invalid cursor '{milliseconds}': expected milliseconds since the epoch") from error
+        raise InvalidRequest(f"Invalid time: {milliseconds} ms after the epoch") from error

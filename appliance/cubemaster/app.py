@@ -25,6 +25,7 @@ from appliance.cubemaster.routes.builds import builds_router
 from appliance.cubemaster.routes.keys import keys_router
 from appliance.cubemaster.routes.nodes import nodes_router
 from appliance.cubemaster.routes.process import process_router
+from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
 from appliance.cubemaster.routes.tags import tags_router
 from appliance.cubemaster.routes.templates import templates_router
@@ -35,6 +36,7 @@ from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.nodes import NodeService
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
+from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.tags import TagService
 from appliance.cubemaster.services.templates import TemplateService
@@ -111,6 +113,7 @@ def create_app(
         clock=clock,
         metrics=metrics,
         missing_grace=timedelta(seconds=settings.nodes.missing_grace_s),
+        access_token=sandboxes.access_token,
     )
     builds = BuildReconciler(database, nodes, clock, metrics, deadline=timedelta(seconds=settings.builds.deadline_s))
     lost_nodes = LostNodeReconciler(database, endings, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s))
@@ -142,6 +145,7 @@ def create_app(
     install_error_handlers(app)
     app.include_router(process_router(metrics))
     app.include_router(sandboxes_router(sandboxes))
+    app.include_router(sandbox_metrics_router(SandboxMetrics(database, nodes)))
     app.include_router(keys_router(KeyService(database, clock)))
     templates = TemplateService(database, catalogue, clock)
     app.include_router(templates_router(templates))

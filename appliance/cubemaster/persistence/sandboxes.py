@@ -87,6 +87,12 @@ class SandboxRepository:
         row = self._connection.execute(statement).one_or_none()
         return _sandbox(row) if row else None
 
+    def find_several(self, sandbox_ids: Collection[str], *, team_id: str | None) -> list[Sandbox]:
+        statement = select(sandboxes).where(sandboxes.c.sandbox_id.in_(sandbox_ids))
+        if team_id is not None:
+            statement = statement.where(sandboxes.c.team_id == team_id)
+        return [_sandbox(row) for row in self._connection.execute(statement)]
+
     def find_by_idempotency_key(self, team_id: str, key: str) -> Sandbox | None:
         row = self._connection.execute(
             select(sandboxes).where(sandboxes.c.team_id == team_id, sandboxes.c.idempotency_key == key)

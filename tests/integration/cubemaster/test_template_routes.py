@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from appliance.contracts.master import NewKey, NewTemplate
+from appliance.contracts.master import NewTemplate
 from appliance.contracts.node import BuildState
-from appliance.cubeapi.app import create_app
-from appliance.cubeapi.settings import CubeApiSettings
 from tests.integration.cubemaster.conftest import Appliance, eventually
-
-
-@pytest.fixture
-async def api(appliance: Appliance) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(CubeApiSettings(master=f"unix://{appliance.settings.socket}", key_cache_s=0))
-    key = (await appliance.master.create_key(NewKey(name="test"))).key
-    transport = httpx.ASGITransport(app=app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://api", headers={"X-API-Key": key}) as http,
-    ):
-        yield http
-
-
-async def other_teams(appliance: Appliance) -> dict[str, str]:
-    return {"X-API-Key": (await appliance.master.create_key(NewKey(team="other", name="test"))).key}
 
 
 async def rebuilt(appliance: Appliance, alias: str) -> str:
@@ -57,7 +38,9 @@ async def status(api: httpx.AsyncClient, template_id: str, build_id: str, **para
     return dict(response.json())
 
 
-async def test_pages_of_templates_meet_without_overlap(appliance: Appliance, api: httpx.AsyncClient) -> None:
+async def test_pages_of_templates_meet_without_overlap(
+    appliance: Appliance, api: httpx.AsyncClient, others: dict[str, str]
+) -> None:
     made = [await appliance.template(name) for name in ("one", "two", "three")]
     first = await api.get("/v2/templates", params={"limit": 2})
     rest = await api.get("/v2/templates", params={"limit": 2, "nextToken": first.headers["X-Next-Token"]})
@@ -66,7 +49,7 @@ async def test_pages_of_templates_meet_without_overlap(appliance: Appliance, api
     assert "X-Next-Token" not in rest.headers
     assert (await api.get("/v2/templates", params={"nextToken": "nonsense"})).status_code == 400
     assert (await api.get("/v2/templates", params={"teamID": "another"})).status_code == 400
-    assert (await api.get("/v2/templates", headers=await other_teams(appliance))).json() == []
+    assert (await api.get("/v2/templates", headers=others)).json() == []
 
 
 async def test_a_template_shows_its_builds_in_pages(appliance: Appliance, api: httpx.AsyncClient) -> None:
@@ -88,21 +71,22 @@ async def test_a_template_shows_its_builds_in_pages(appliance: Appliance, api: h
     assert None not in build.values()
 
 
-async def test_visibility_is_changed_by_the_owner_alone(appliance: Appliance, api: httpx.AsyncClient) -> None:
+async def test_visibility_is_changed_by_the_owner_alone(
+    appliance: Appliance, api: httpx.AsyncClient, others: dict[str, str]
+) -> None:
     template_id = await appliance.template("base")
-    theirs = await other_teams(appliance)
-    assert (await api.get("/templates/aliases/base", headers=theirs)).status_code == 404
+    assert (await api.get("/templates/aliases/base", headers=others)).status_code == 404
 
     published = await api.patch(f"/v2/templates/{template_id}", json={"public": True})
     assert (published.status_code, published.json()) == (200, {"names": ["default/base"]})
-    assert (await api.get("/templates/aliases/base", headers=theirs)).json()["public"] is True
-    assert [one["templateID"] for one in (await api.get("/default-templates", headers=theirs)).json()] == [template_id]
-    assert (await api.patch(f"/templates/{template_id}", json={"public": False}, headers=theirs)).status_code == 403
+    assert (await api.get("/templates/aliases/base", headers=others)).json()["public"] is True
+    assert [one["templateID"] for one in (await api.get("/default-templates", headers=others)).json()] == [template_id]
+    assert (await api.patch(f"/templates/{template_id}", json={"public": False}, headers=others)).status_code == 403
 
     closed = await api.patch(f"/templates/{template_id}", json={"public": False})
     assert (closed.status_code, closed.content) == (200, b"")
     assert (await api.get("/default-templates")).json() == []
-    assert (await api.patch(f"/templates/{template_id}", json={"public": True}, headers=theirs)).status_code == 404
+    assert (await api.patch(f"/templates/{template_id}", json={"public": True}, headers=others)).status_code == 404
 
 
 async def test_tags_choose_what_is_started(appliance: Appliance, api: httpx.AsyncClient) -> None:
@@ -208,18 +192,19 @@ async def test_build_logs_go_both_ways_from_a_time(appliance: Appliance, api: ht
     assert (await api.get(path, params={"cursor": 10**20})).status_code == 400
 
 
-async def test_builds_of_others_do_not_exist(appliance: Appliance, api: httpx.AsyncClient) -> None:
+async def test_builds_of_others_do_not_exist(
+    appliance: Appliance, api: httpx.AsyncClient, others: dict[str, str]
+) -> None:
     template_id = await appliance.template("base", public=True)
     another = await appliance.template("another")
     build_id = (await appliance.master.get_template("base")).build_id
-    theirs = await other_teams(appliance)
     for part in ("status", "logs"):
         path = f"/templates/{template_id}/builds/{build_id}/{part}"
         assert (await api.get(path)).status_code == 200
-        assert (await api.get(path, headers=theirs)).status_code == 404
+        assert (await api.get(path, headers=others)).status_code == 404
         assert (await api.get(f"/templates/{another}/builds/{build_id}/{part}")).status_code == 404
         assert (await api.get(f"/templates/{template_id}/builds/no-uuid/{part}")).status_code == 400
-    assert (await api.get(f"/templates/{template_id}", headers=theirs)).status_code == 403
+    assert (await api.get(f"/templates/{template_id}", headers=others)).status_code == 403
 
 
 async def test_a_used_template_is_not_deleted(appliance: Appliance, api: httpx.AsyncClient) -> None:
