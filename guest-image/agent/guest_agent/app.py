@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from guest_agent.auth.access import Access, Gate
-from guest_agent.auth.peers import InitPeers
+from guest_agent.auth.peers import GUEST_ADDRESS, InitPeers
 from guest_agent.connect import client_stream, server_stream, unary
 from guest_agent.context import Context
 from guest_agent.files.compose import Compositions
@@ -21,6 +21,8 @@ from guest_agent.filesystem import schema as filesystem
 from guest_agent.filesystem.service import FilesystemService
 from guest_agent.filesystem.watch.service import WatchService
 from guest_agent.identity.init import BorrowedMachine, GuestMachine, Initializer
+from guest_agent.loopback.forwarding import Forwarding
+from guest_agent.loopback.sockets import ListeningSockets
 from guest_agent.metrics import Metrics
 from guest_agent.process import schema as process
 from guest_agent.process.adoption import adopt, find_orphans
@@ -45,6 +47,7 @@ def make_agent(settings: Settings) -> Agent:
     context = Context(UserDatabase(), sessions)
     machine = GuestMachine() if settings.own_machine else BorrowedMachine()
     registry = Registry()
+    forwarding = Forwarding(str(GUEST_ADDRESS), ListeningSockets().read)
     gate = Gate(sessions, InitPeers(allowed=settings.init_from))
     routes = [
         *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory)),
@@ -52,16 +55,22 @@ def make_agent(settings: Settings) -> Agent:
         *_filesystem_routes(FilesystemService(context), WatchService(context)),
     ]
 
-    def adopt_orphans() -> None:
+    def on_start() -> None:
         # Without a session this is the first agent since boot, and a look through /proc would find nothing.
         if sessions.current is not None:
             for entry in adopt(find_orphans(), registry.ended):
                 registry.add(entry)
+        if settings.own_machine:
+            forwarding.start()
 
     app = CORSMiddleware(
-        Router(gate, routes), allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+        Router(gate, routes, on_request=forwarding.touch),
+        allow_origins=["*"],
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["*"],
     )
-    return Agent(app, adopt_orphans)
+    return Agent(app, on_start)
 
 
 def _plain_routes(context: Context, initializer: Initializer) -> list[Route]:
@@ -84,7 +93,7 @@ def _plain_routes(context: Context, initializer: Initializer) -> list[Route]:
 
 def _process_routes(service: ProcessService) -> list[Route]:
     endpoints = {
-        "Start": server_stream(service.start, process.START),
+        "Start": server_stream(service.start, process.START, keeps_time=True),
         "Connect": server_stream(service.connect, process.CONNECT),
         "List": unary(service.list_processes, process.LIST),
         "Update": unary(service.update, process.UPDATE),

@@ -98,7 +98,8 @@ def unary(handler: Unary, rpc: Rpc) -> Endpoint:
             body = await _read_body(request)
             if request.headers.get("content-encoding") == "gzip":
                 body = inflate(body)
-            answer = await handler(parse_call(request), codec.decode(rpc.request, body))
+            call = parse_call(request)
+            answer = await _in_time(call, handler(call, codec.decode(rpc.request, body)))
             return Response(codec.encode(rpc.response, answer), media_type=UNARY_PREFIX + codec.name)
         except Exception as error:
             return error_response(as_rpc_error(error))
@@ -108,6 +109,23 @@ def unary(handler: Unary, rpc: Rpc) -> Endpoint:
 
 def _unsupported(prefix: str) -> Response:
     return Response(status_code=415, headers={"Accept-Post": accepted(prefix)})
+
+
+async def _in_time(call: Call, answer: Awaitable[JsonObject]) -> JsonObject:
+    """Wait for the answer until the call's timeout."""
+    try:
+        async with asyncio.timeout(_seconds(call.timeout)):
+            return await answer
+    except TimeoutError as error:
+        raise _deadline_exceeded() from error
+
+
+def _seconds(timeout: timedelta | None) -> float | None:
+    return None if timeout is None else timeout.total_seconds()
+
+
+def _deadline_exceeded() -> RpcError:
+    return RpcError(Code.DEADLINE_EXCEEDED, "the call's timeout has passed")
 
 
 async def _read_body(request: Request) -> bytes:
@@ -153,8 +171,11 @@ def _only_message(body: bytearray) -> bytes:
     return message
 
 
-def server_stream(handler: ServerStream, rpc: Rpc) -> Endpoint:
-    """Return the endpoint of a call whose answer is a stream."""
+def server_stream(handler: ServerStream, rpc: Rpc, *, keeps_time: bool = False) -> Endpoint:
+    """Return the endpoint of a call whose answer is a stream.
+
+    The stream ends at the call's timeout, but for a handler that `keeps_time` itself.
+    """
 
     async def endpoint(request: Request) -> ASGIApp:
         codec = find_codec(request.headers.get("content-type", ""), STREAM_PREFIX)
@@ -165,7 +186,7 @@ def server_stream(handler: ServerStream, rpc: Rpc) -> Endpoint:
             message = codec.decode(rpc.request, _only_message(bytearray(await _read_body(request))))
         except Exception as error:
             return _failed_stream(codec, error)
-        return EventStream(handler(call, message), codec, rpc.response)
+        return EventStream(handler(call, message), codec, rpc.response, None if keeps_time else call.timeout)
 
     return endpoint
 
@@ -180,7 +201,8 @@ def client_stream(handler: ClientStream, rpc: Rpc) -> Endpoint:
         payloads = read_envelopes(request.stream())
         try:
             messages = (codec.decode(rpc.request, payload) async for payload in payloads)
-            answer = envelope(codec.encode(rpc.response, await handler(parse_call(request), messages)))
+            call = parse_call(request)
+            answer = envelope(codec.encode(rpc.response, await _in_time(call, handler(call, messages))))
         except Exception as error:
             return _failed_stream(codec, error)
         return Response(answer + end_of_stream(None), media_type=STREAM_PREFIX + codec.name)
@@ -195,10 +217,13 @@ def _failed_stream(codec: Codec, error: Exception) -> Response:
 class EventStream:
     """A response that sends batches as they come and stops producing them when the client goes away."""
 
-    def __init__(self, batches: AsyncGenerator[Batch, None], codec: Codec, schema: Message) -> None:
+    def __init__(
+        self, batches: AsyncGenerator[Batch, None], codec: Codec, schema: Message, timeout: timedelta | None
+    ) -> None:
         self._batches = batches
         self._codec = codec
         self._schema = schema
+        self._timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send_all(send))
@@ -217,10 +242,12 @@ class EventStream:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         failure = None
         try:
-            async with aclosing(self._batches) as batches:
+            async with asyncio.timeout(_seconds(self._timeout)), aclosing(self._batches) as batches:
                 async for batch in batches:
                     body = b"".join(envelope(self._codec.encode(self._schema, message)) for message in batch)
                     await send({"type": "http.response.body", "body": body, "more_body": True})
+        except TimeoutError:
+            failure = _deadline_exceeded()
         except Exception as error:
             failure = as_rpc_error(error)
         await send({"type": "http.response.body", "body": end_of_stream(failure), "more_body": False})
