@@ -9,6 +9,7 @@ import pytest
 
 from appliance.clients.guest import Usage, parse_usage
 from appliance.domain.errors import GuestFailure
+from guest_agent.metrics import Metrics
 from tests.support.fake_guests import USAGE
 
 
@@ -22,6 +23,12 @@ def test_what_the_agent_sends_is_read() -> None:
         disk_used=10,
         disk_total=100,
     )
+
+
+def test_the_real_agents_report_is_believed() -> None:
+    usage = parse_usage(json.dumps(Metrics().sample()).encode())
+    assert 0 < usage.memory_used < usage.memory_total
+    assert 0 < usage.disk_used <= usage.disk_total
 
 
 @pytest.mark.parametrize(
