@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from enum import IntEnum
 
-from appliance.domain.errors import CubeError, DeadlineExceeded, InvalidRequest, NotFound, Unavailable
+from appliance.domain.errors import CubeError, DeadlineExceeded, InvalidRequest, NotFound, TemplateInUse, Unavailable
 
 HELP = """\
 Exit codes: 0 done; 1 it failed, or the build ended in ERROR; 2 wrong usage; 3 not finished in time; \
@@ -22,6 +22,7 @@ class Exit(IntEnum):
 
 
 _CODES: tuple[tuple[type[CubeError], Exit], ...] = (
+    (TemplateInUse, Exit.FAILED),
     (InvalidRequest, Exit.USAGE),
     (NotFound, Exit.NOT_FOUND),
     (DeadlineExceeded, Exit.TIMEOUT),

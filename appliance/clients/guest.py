@@ -23,6 +23,10 @@ from appliance.domain.errors import GuestFailure
 AGENT_PORT = 49983
 _MAX_ENVELOPE_BYTES = 1 << 20
 _END_OF_STREAM = 0x02
+_MAX_METRICS_BYTES = 4096
+_MAX_PROCESSORS = 1024
+_MAX_SIZE = 1 << 53
+"""Beyond this, JavaScript's numbers are no longer exact."""
 # A stopped guest's clock stands still, so its side of an idle connection never times out; neither must ours.
 _KEEPALIVE_S = 7 * 24 * 3600
 
@@ -51,6 +55,38 @@ class ExecResult:
     stdout: str
     """At most `max_output_bytes`, cut at the end."""
     stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a guest says it uses; sizes in bytes."""
+
+    cpu_count: int
+    cpu_used_pct: float
+    """0 to 100 for each processor."""
+    memory_used: int
+    memory_total: int
+    memory_cache: int
+    disk_used: int
+    disk_total: int
+
+
+def parse_usage(payload: bytes) -> Usage:
+    """Return the usage that an agent reports, or raise GuestFailure where its numbers cannot be."""
+    try:
+        report = json.loads(payload)
+        cpu_count, cpu_used_pct = report["cpu_count"], report["cpu_used_pct"]
+        sizes = [report[key] for key in ("mem_used", "mem_total", "mem_cache", "disk_used", "disk_total")]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise GuestFailure(f"the guest agent's metrics make no sense: {type(error).__name__}") from error
+    if not (type(cpu_count) is int and 1 <= cpu_count <= _MAX_PROCESSORS):
+        raise GuestFailure("the guest agent reports an impossible number of processors")
+    # A comparison with NaN is false.
+    if type(cpu_used_pct) not in (int, float) or not 0 <= cpu_used_pct <= 100 * cpu_count:
+        raise GuestFailure("the guest agent reports an impossible use of processors")
+    if not all(type(size) is int and 0 <= size <= _MAX_SIZE for size in sizes):
+        raise GuestFailure("the guest agent reports an impossible size")
+    return Usage(cpu_count, float(cpu_used_pct), *sizes)
 
 
 class GuestClient:
@@ -156,6 +192,19 @@ class GuestClient:
         finally:
             await stream.aclose()
         raise GuestFailure(f"the guest did not start {argv[0]}")
+
+    async def usage(self, *, access_token: str | None, deadline: timedelta) -> Usage:
+        """Ask the agent what its machine uses."""
+        headers = {"Accept-Encoding": "identity"}
+        if access_token is not None:
+            headers["X-Access-Token"] = access_token
+        payload = bytearray()
+        async with self._call("GET", "/metrics", deadline=deadline, headers=headers) as response:
+            while chunk := await response.content.read(_MAX_METRICS_BYTES):
+                payload += chunk
+                if len(payload) > _MAX_METRICS_BYTES:
+                    raise GuestFailure("the guest agent's metrics are too long")
+        return parse_usage(bytes(payload))
 
     async def http_status(self, port: int, path: str, *, deadline: timedelta) -> int | None:
         """Return the status a service in the guest answers with, or None while nothing answers there."""

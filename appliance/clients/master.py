@@ -11,26 +11,38 @@ from pydantic import TypeAdapter
 
 from appliance.common.http import InternalClient
 from appliance.contracts.master import (
+    AssignedTags,
+    BuildPage,
     BuildView,
     CreatedKey,
     KeyDigest,
     KeyView,
+    LogLevel,
     NewKey,
     NewSandbox,
+    NewTags,
     NewTemplate,
     NewTimeout,
     NodeView,
+    OldTags,
     ResolvedKey,
     Route,
     SandboxPage,
     SandboxState,
     SandboxView,
+    TagView,
+    TemplateChange,
+    TemplatePage,
     TemplateView,
 )
-from appliance.contracts.node import EndedSandbox, NodeStatus
+from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus
 
 _KEYS = TypeAdapter(list[KeyView])
 _TEMPLATES = TypeAdapter(list[TemplateView])
+_TAGS = TypeAdapter(list[TagView])
+_LOGS = TypeAdapter(list[BuildLogEntry])
+_SAMPLES = TypeAdapter(list[MetricSample])
+_LATEST = TypeAdapter(dict[str, MetricSample])
 _NODES = TypeAdapter(list[NodeView])
 
 
@@ -108,6 +120,22 @@ class MasterClient:
         path = f"/v1/sandboxes/{sandbox_id}/timeout"
         return SandboxView.model_validate(await self._call("POST", path, _dump(new)))
 
+    async def get_metrics(
+        self, sandbox_id: str, *, start: datetime | None, end: datetime | None, team_id: str | None = None
+    ) -> list[MetricSample]:
+        params = _present(
+            start=start.isoformat() if start else None, end=end.isoformat() if end else None, team_id=team_id
+        )
+        answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}/metrics", params=params)
+        return _SAMPLES.validate_python(answer)
+
+    async def latest_metrics(
+        self, sandbox_ids: Sequence[str], *, team_id: str | None = None
+    ) -> dict[str, MetricSample]:
+        """Return the newest sample of each sandbox that has one; what is not the team's is not there."""
+        params = _present(sandbox_ids=",".join(sandbox_ids), team_id=team_id)
+        return _LATEST.validate_python(await self._call("GET", "/v1/sandbox-metrics", params=params))
+
     async def kill_sandbox(self, sandbox_id: str, *, team_id: str | None = None) -> None:
         await self._call("DELETE", f"/v1/sandboxes/{sandbox_id}", params=_present(team_id=team_id))
 
@@ -127,9 +155,70 @@ class MasterClient:
     async def delete_template(self, reference: str, *, team_id: str | None = None) -> None:
         await self._call("DELETE", f"/v1/templates/{reference}", params=_present(team_id=team_id))
 
-    async def get_build(self, build_id: str, *, log_offset: int = 0, team_id: str | None = None) -> BuildView:
-        params = _present(log_offset=str(log_offset), team_id=team_id)
+    async def page_templates(self, *, team_id: str, limit: int = 100, cursor: str | None = None) -> TemplatePage:
+        params = _present(team_id=team_id, limit=str(limit), cursor=cursor)
+        return TemplatePage.model_validate(await self._call("GET", "/v1/template-pages", params=params))
+
+    async def default_templates(self) -> list[TemplateView]:
+        return _TEMPLATES.validate_python(await self._call("GET", "/v1/default-templates"))
+
+    async def change_template(self, reference: str, change: TemplateChange) -> TemplateView:
+        return TemplateView.model_validate(await self._call("PATCH", f"/v1/templates/{reference}", _dump(change)))
+
+    async def assign_tags(self, new: NewTags) -> AssignedTags:
+        return AssignedTags.model_validate(await self._call("POST", "/v1/template-tags", _dump(new)))
+
+    async def remove_tags(self, old: OldTags) -> None:
+        await self._call("DELETE", "/v1/template-tags", _dump(old))
+
+    async def list_tags(self, template: str, *, team_id: str | None = None) -> list[TagView]:
+        params = _present(template=template, team_id=team_id)
+        return _TAGS.validate_python(await self._call("GET", "/v1/template-tags", params=params))
+
+    async def page_builds(
+        self, template: str, *, team_id: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> BuildPage:
+        params = _present(template=template, team_id=team_id, limit=str(limit), cursor=cursor)
+        return BuildPage.model_validate(await self._call("GET", "/v1/builds", params=params))
+
+    async def get_build(
+        self,
+        build_id: str,
+        *,
+        log_offset: int = 0,
+        log_limit: int | None = None,
+        log_level: LogLevel | None = None,
+        team_id: str | None = None,
+    ) -> BuildView:
+        params = _present(
+            log_offset=str(log_offset),
+            log_limit=str(log_limit) if log_limit is not None else None,
+            log_level=log_level,
+            team_id=team_id,
+        )
         return BuildView.model_validate(await self._call("GET", f"/v1/builds/{build_id}", params=params))
+
+    async def get_build_logs(
+        self,
+        build_id: str,
+        *,
+        at: datetime | None,
+        backward: bool,
+        limit: int,
+        level: LogLevel | None,
+        template_id: str,
+        team_id: str | None = None,
+    ) -> list[BuildLogEntry]:
+        """Return entries from `at` on, or `backward` from it into the past."""
+        params = _present(
+            at=at.isoformat() if at else None,
+            backward=str(backward).lower(),
+            limit=str(limit),
+            level=level,
+            template_id=template_id,
+            team_id=team_id,
+        )
+        return _LOGS.validate_python(await self._call("GET", f"/v1/builds/{build_id}/logs", params=params))
 
     # Nodes and routes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,14 +10,18 @@ from pydantic import TypeAdapter
 
 from appliance.common.http import InternalClient
 from appliance.contracts.node import (
+    AccessToken,
     BuildProgress,
     BuildRequest,
     CreateSandbox,
     Deadline,
+    MetricSample,
     NodeSandbox,
     NodeStatus,
 )
 
+_SAMPLES = TypeAdapter(list[MetricSample])
+_LATEST = TypeAdapter(dict[str, MetricSample])
 _SANDBOXES = TypeAdapter(list[NodeSandbox])
 
 
@@ -72,6 +76,19 @@ class NodeClient:
     async def set_deadline(self, sandbox_id: str, end_at: datetime) -> None:
         body = Deadline(end_at=end_at).model_dump(mode="json")
         await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/deadline", body)
+
+    async def set_access_token(self, sandbox_id: str, access_token: str | None) -> None:
+        body = AccessToken(access_token=access_token).model_dump(mode="json")
+        await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/access-token", body)
+
+    async def get_metrics(self, sandbox_id: str, *, start: datetime | None, end: datetime | None) -> list[MetricSample]:
+        params = {name: at.isoformat() for name, at in (("start", start), ("end", end)) if at is not None}
+        answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}/metrics", params=params)
+        return _SAMPLES.validate_python(answer)
+
+    async def latest_metrics(self, sandbox_ids: Sequence[str]) -> dict[str, MetricSample]:
+        params = {"sandbox_ids": ",".join(sandbox_ids)}
+        return _LATEST.validate_python(await self._call("GET", "/v1/sandbox-metrics", params=params))
 
     async def delete_sandbox(self, sandbox_id: str) -> None:
         await self._call("DELETE", f"/v1/sandboxes/{sandbox_id}")

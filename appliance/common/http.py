@@ -66,7 +66,7 @@ def install_error_handlers(app: FastAPI, *, code_of: Callable[[errors.CubeError]
         status = status_of(error)
         if status == 500:
             log.error("request_failed", error=type(error).__name__, message=error.message)
-        retry = error.retry_after_s if isinstance(error, errors.Unavailable) else None
+        retry = error.retry_after_s if isinstance(error, (errors.Unavailable, errors.QuotaExceeded)) else None
         return error_response(status, error.message, error_code=code_of(error), retry_after_s=retry)
 
     @app.exception_handler(RequestValidationError)

@@ -9,10 +9,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 CLIENT_ID = "6532622b"
 """`clientID` names E2B's node; deprecated, but clients read it unconditionally, and old ones put it into host names."""
+
+
+BuildStatus = Literal["building", "waiting", "ready", "error"]
+LogLevel = Literal["debug", "info", "warn", "error"]
 
 
 class _Request(BaseModel):
@@ -128,7 +132,101 @@ class Template(_Answer):
     spawnCount: int
     buildCount: int
     envdVersion: str
-    buildStatus: Literal["building", "waiting", "ready", "error"]
+    buildStatus: BuildStatus
+
+
+class SandboxMetric(_Answer):
+    """Sizes are bytes."""
+
+    timestamp: datetime
+    timestampUnix: int
+    cpuCount: int
+    cpuUsedPct: float
+    memUsed: int
+    memTotal: int
+    memCache: int
+    diskUsed: int
+    diskTotal: int
+
+
+class SandboxesMetrics(_Answer):
+    sandboxes: dict[str, SandboxMetric]
+
+
+class TemplateBuild(_Answer):
+    buildID: str
+    status: BuildStatus
+    createdAt: datetime
+    updatedAt: datetime
+    finishedAt: datetime | None = None
+    cpuCount: int
+    memoryMB: int
+    diskSizeMB: int | None = None
+    envdVersion: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Generated clients tell absent from null, and parse null as a time. The template around it needs its nulls.
+        return {key: value for key, value in serialize(self).items() if value is not None}
+
+
+class TemplateWithBuilds(Template):
+    builds: tuple[TemplateBuild, ...]
+
+
+class TemplateChange(_Request):
+    public: bool | None = None
+
+
+class TemplateNames(_Answer):
+    names: tuple[str, ...]
+
+
+class NewTags(_Request):
+    target: str = Field(min_length=1, max_length=512)
+    tags: tuple[str, ...] = Field(max_length=100)
+
+
+class OldTags(_Request):
+    name: str = Field(min_length=1, max_length=512)
+    tags: tuple[str, ...] = Field(max_length=100)
+
+
+class AssignedTags(_Answer):
+    tags: tuple[str, ...]
+    buildID: str
+
+
+class TemplateTag(_Answer):
+    tag: str
+    buildID: str
+    createdAt: datetime
+
+
+class BuildLogEntry(_Answer):
+    timestamp: datetime
+    message: str
+    level: LogLevel
+    step: str | None = None
+
+
+class BuildReason(_Answer):
+    message: str
+    step: str | None = None
+    logEntries: tuple[BuildLogEntry, ...] = ()
+
+
+class TemplateBuildInfo(_Answer):
+    templateID: str
+    buildID: str
+    status: BuildStatus
+    logs: tuple[str, ...]
+    logEntries: tuple[BuildLogEntry, ...]
+    reason: BuildReason | None = None
+
+
+class TemplateBuildLogs(_Answer):
+    logs: tuple[BuildLogEntry, ...]
 
 
 class TemplateAlias(_Answer):

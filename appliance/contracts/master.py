@@ -13,12 +13,22 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     GET    /v1/sandboxes?state=&template=&metadata=&order=&started_after=&limit=&cursor=   200 SandboxPage
     GET    /v1/sandboxes/{sandbox_id}              200 SandboxView        with ?ended=true also one that has ended
     POST   /v1/sandboxes/{sandbox_id}/timeout      200 SandboxView        NewTimeout
+    GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end=   200 [contracts.node.MetricSample]
+    GET    /v1/sandbox-metrics?sandbox_ids=a,b     200 {sandbox_id: contracts.node.MetricSample}
     DELETE /v1/sandboxes/{sandbox_id}              204
     POST   /v1/templates                           202 BuildView          NewTemplate
     GET    /v1/templates                           200 [TemplateView]
     GET    /v1/templates/{reference:path}          200 TemplateView       id, alias or team/alias, with or without :tag
-    DELETE /v1/templates/{reference:path}          204
-    GET    /v1/builds/{build_id}?log_offset=N      200 BuildView
+    PATCH  /v1/templates/{reference:path}          200 TemplateView       TemplateChange
+    DELETE /v1/templates/{reference:path}          204                    TemplateInUse
+    GET    /v1/template-pages?team_id=&limit=&cursor=                 200 TemplatePage, newest first
+    GET    /v1/default-templates                   200 [TemplateView]
+    POST   /v1/template-tags                       201 AssignedTags       NewTags
+    DELETE /v1/template-tags                       204                    OldTags
+    GET    /v1/template-tags?template=             200 [TagView]
+    GET    /v1/builds?template=&limit=&cursor=     200 BuildPage, newest first
+    GET    /v1/builds/{build_id}?log_offset=N&log_limit=&log_level=   200 BuildView
+    GET    /v1/builds/{build_id}/logs?template_id=&at=&backward=&limit=&level=   200 [BuildLogEntry]
     GET    /v1/nodes                               200 [NodeView]
     POST   /v1/nodes/{node_id}/heartbeat           204                    contracts.node.NodeStatus; the first registers
     POST   /v1/nodes/{node_id}/ended               204                    [contracts.node.EndedSandbox]
@@ -145,6 +155,9 @@ class NewTemplate(_Wire):
     public: bool = False
 
 
+LogLevel = Literal["debug", "info", "warn", "error"]
+
+
 class BuildStatus(StrEnum):
     WAITING = "waiting"
     BUILDING = "building"
@@ -162,6 +175,45 @@ class BuildView(_Wire):
     logs: tuple[BuildLogEntry, ...] = ()
     created_at: datetime
     finished_at: datetime | None = None
+    vcpus: int
+    memory_mib: int
+    disk_size_mib: int | None = None
+    envd_version: str | None = None
+
+
+class BuildPage(_Wire):
+    builds: tuple[BuildView, ...]
+    next_cursor: str | None = None
+
+
+class TemplateChange(_Wire):
+    team_id: str | None = None
+    public: bool | None = None
+    """None: as it is."""
+
+
+class NewTags(_Wire):
+    team_id: str | None = None
+    target: str
+    """`name[:tag]`, or a template id in place of the name: the build that the tags shall mean."""
+    tags: tuple[str, ...]
+
+
+class AssignedTags(_Wire):
+    tags: tuple[str, ...]
+    build_id: str
+
+
+class OldTags(_Wire):
+    team_id: str | None = None
+    name: str
+    tags: tuple[str, ...]
+
+
+class TagView(_Wire):
+    tag: str
+    build_id: str
+    assigned_at: datetime
 
 
 class TemplateView(_Wire):
@@ -186,6 +238,11 @@ class TemplateView(_Wire):
     last_spawned_at: datetime | None = None
     spawn_count: int = 0
     build_count: int = 1
+
+
+class TemplatePage(_Wire):
+    templates: tuple[TemplateView, ...]
+    next_cursor: str | None = None
 
 
 class NodeView(_Wire):

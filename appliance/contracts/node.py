@@ -9,6 +9,9 @@ PUT    /v1/sandboxes/{sandbox_id}                   200 NodeSandbox   CreateSand
 GET    /v1/sandboxes                                200 [NodeSandbox]
 GET    /v1/sandboxes/{sandbox_id}                   200 NodeSandbox
 PUT    /v1/sandboxes/{sandbox_id}/deadline          204               Deadline
+PUT    /v1/sandboxes/{sandbox_id}/access-token      204               AccessToken
+GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end= 200 [MetricSample], oldest first, both ends inclusive
+GET    /v1/sandbox-metrics?sandbox_ids=a,b          200 {sandbox_id: MetricSample}: the newest of each that has any
 DELETE /v1/sandboxes/{sandbox_id}                   204               also when it is gone
 """
 
@@ -123,6 +126,27 @@ class NodeSandbox(_Wire):
     envd_version: str
     pooled: bool
     """Whether it was claimed from the pool rather than cloned on demand."""
+    sampled: bool = True
+    """False where the node lost the token it needs to ask the guest for its metrics."""
+
+
+class AccessToken(_Wire):
+    access_token: str | None = Field(repr=False)
+    """What the guest agent demands; None where it is open."""
+
+
+class MetricSample(_Wire):
+    """What a guest says it uses."""
+
+    at: datetime
+    """By the node's clock."""
+    cpu_count: int
+    cpu_used_pct: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    memory_cache_bytes: int
+    disk_used_bytes: int
+    disk_total_bytes: int
 
 
 class Deadline(_Wire):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from urllib.parse import unquote
+from uuid import UUID
 
 from appliance.contracts import e2b, master
+from appliance.contracts.node import BuildLogEntry, MetricSample
 from appliance.domain.errors import InvalidRequest
 
 _SECONDS_PER_HOUR = 3600
+_MAX_BULK = 100
+_LEVELS: Mapping[str, e2b.LogLevel] = {"debug": "debug", "warn": "warn", "warning": "warn", "error": "error"}
 _SANDBOX_PATH_ID = re.compile(r"([a-z0-9]+)(?:-[a-z0-9]+)?")
 
 
@@ -132,6 +137,28 @@ def _listed(view: master.SandboxView) -> dict[str, object]:
     }
 
 
+def metric(sample: MetricSample) -> e2b.SandboxMetric:
+    return e2b.SandboxMetric(
+        timestamp=sample.at,
+        timestampUnix=int(sample.at.timestamp()),
+        cpuCount=sample.cpu_count,
+        cpuUsedPct=sample.cpu_used_pct,
+        memUsed=sample.memory_used_bytes,
+        memTotal=sample.memory_total_bytes,
+        memCache=sample.memory_cache_bytes,
+        diskUsed=sample.disk_used_bytes,
+        diskTotal=sample.disk_total_bytes,
+    )
+
+
+def sandbox_ids(values: Sequence[str]) -> tuple[str, ...]:
+    """Return the ids of a bulk request, written as CSV, as repeated values, or both."""
+    wanted = tuple(dict.fromkeys(sandbox_id(one) for one in ",".join(values).split(",") if one))
+    if len(wanted) > _MAX_BULK:
+        raise InvalidRequest(f"Too many sandboxes requested, maximum is {_MAX_BULK}")
+    return wanted
+
+
 def states(values: Sequence[str]) -> tuple[master.SandboxState, ...]:
     """Return the states of a filter written as CSV, as repeated values, or both."""
     wanted = []
@@ -159,20 +186,83 @@ def metadata_filter(query: str) -> dict[str, str]:
 
 
 def template(view: master.TemplateView) -> e2b.Template:
-    return e2b.Template(
-        templateID=view.template_id,
+    return e2b.Template.model_validate(_template(view))
+
+
+def template_with_builds(view: master.TemplateView, builds: Sequence[master.BuildView]) -> e2b.TemplateWithBuilds:
+    shown = tuple(_template_build(build) for build in builds)
+    return e2b.TemplateWithBuilds.model_validate({**_template(view), "builds": shown})
+
+
+def template_names(view: master.TemplateView) -> tuple[str, ...]:
+    """Return the full names of a template, with its team's."""
+    return tuple(f"{view.team_slug}/{alias}" for alias in view.aliases)
+
+
+def _template(view: master.TemplateView) -> dict[str, object]:
+    return {
+        "templateID": view.template_id,
+        "buildID": view.build_id,
+        "cpuCount": view.vcpus,
+        "memoryMB": view.memory_mib,
+        "diskSizeMB": view.disk_size_mib,
+        "public": view.public,
+        "aliases": view.aliases,
+        "names": template_names(view),
+        "createdAt": view.created_at,
+        "updatedAt": view.updated_at,
+        "lastSpawnedAt": view.last_spawned_at,
+        "spawnCount": view.spawn_count,
+        "buildCount": view.build_count,
+        "envdVersion": view.envd_version,
+        "buildStatus": view.status.value,
+    }
+
+
+def _template_build(view: master.BuildView) -> e2b.TemplateBuild:
+    return e2b.TemplateBuild(
         buildID=view.build_id,
+        status=view.status.value,
+        createdAt=view.created_at,
+        updatedAt=view.finished_at or view.created_at,
+        finishedAt=view.finished_at,
         cpuCount=view.vcpus,
         memoryMB=view.memory_mib,
         diskSizeMB=view.disk_size_mib,
-        public=view.public,
-        aliases=view.aliases,
-        names=tuple(f"{view.team_slug}/{alias}" for alias in view.aliases),
-        createdAt=view.created_at,
-        updatedAt=view.updated_at,
-        lastSpawnedAt=view.last_spawned_at,
-        spawnCount=view.spawn_count,
-        buildCount=view.build_count,
         envdVersion=view.envd_version,
-        buildStatus=view.status.value,
     )
+
+
+def build_id(path: str) -> str:
+    """Return the id of a build in a path. SDKs know builds by UUIDs."""
+    try:
+        return str(UUID(path))
+    except ValueError as error:
+        raise InvalidRequest("Invalid build id") from error
+
+
+def build_info(view: master.BuildView) -> e2b.TemplateBuildInfo:
+    entries = tuple(build_log_entry(entry) for entry in view.logs)
+    reason = e2b.BuildReason(message=view.reason, step=view.step) if view.reason is not None else None
+    return e2b.TemplateBuildInfo(
+        templateID=view.template_id,
+        buildID=view.build_id,
+        status=view.status.value,
+        logs=tuple(entry.message for entry in entries),
+        logEntries=entries,
+        reason=reason,
+    )
+
+
+def build_log_entry(entry: BuildLogEntry) -> e2b.BuildLogEntry:
+    # Levels come from nodes, in words; clients know four.
+    level = _LEVELS.get(entry.level, "info")
+    return e2b.BuildLogEntry(timestamp=entry.timestamp, message=entry.message, level=level, step=entry.step)
+
+
+def instant(milliseconds: int | None) -> datetime | None:
+    """Return the time that is so many milliseconds after the epoch."""
+    try:
+        return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (OverflowError, ValueError, OSError) as error:
+        raise InvalidRequest(f"Invalid time: {milliseconds} ms after the epoch") from error

@@ -23,10 +23,11 @@ from appliance.cubelet.heartbeat import Heartbeat
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.node import Node, boot_id
 from appliance.cubelet.recovery import Recovery
-from appliance.cubelet.routes import builds, node, sandboxes
+from appliance.cubelet.routes import builds, node, sandbox_metrics, sandboxes
 from appliance.cubelet.runtime import RecordStore
 from appliance.cubelet.services.machines import Machines
 from appliance.cubelet.services.pool import Pool
+from appliance.cubelet.services.sampler import Sampler
 from appliance.cubelet.services.sandboxes import Sandboxes
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import TemplateStore
@@ -179,7 +180,8 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         run_dir=settings.run_dir,
         boot_id=this_boot,
     )
-    this_node = Node(settings=settings, boot_id=this_boot, sandboxes=live, templates=store, pool=pool)
+    sampler = Sampler(live, clock, interval=timedelta(seconds=settings.sample_interval_s))
+    this_node = Node(settings=settings, boot_id=this_boot, sandboxes=live, sampler=sampler, templates=store, pool=pool)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -203,12 +205,14 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
             supervisor.every(timedelta(seconds=0.5), taps.replenish, name="taps")
             supervisor.every(timedelta(seconds=0.2), pool.refill, name="pool-refill")
             supervisor.every(timedelta(seconds=5), pool.trim, name="pool-trim")
+            supervisor.every(timedelta(seconds=settings.sample_interval_s), sampler.step, name="samples")
             supervisor.every(timedelta(minutes=1), drivers.switch.reap, name="switch-reap")
             yield
 
     app = FastAPI(title="Cubelet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
-    app.include_router(sandboxes.router(live))
+    app.include_router(sandboxes.router(live, sampler))
+    app.include_router(sandbox_metrics.router(sampler))
     app.include_router(builds.router(templates, live, pool))
     app.include_router(node.router(this_node, drivers.switch, metrics, registry))
     return app

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from appliance.contracts.node import CreateSandbox, NodeSandbox, NodeSandboxState
+from appliance.contracts.node import CreateSandbox, MetricSample, NodeSandbox, NodeSandboxState
 from appliance.cubelet.runtime import Stage, VmRecord
+from appliance.cubelet.services.sampler import Sample
 from appliance.cubelet.services.sandboxes import NewSandbox
 from appliance.cubevs.base import EgressPolicy
 from appliance.domain.ids import BuildId, SandboxId
@@ -26,7 +27,7 @@ def new_sandbox(sandbox_id: str, body: CreateSandbox) -> NewSandbox:
     )
 
 
-def node_sandbox(record: VmRecord) -> NodeSandbox:
+def node_sandbox(record: VmRecord, *, sampled: bool) -> NodeSandbox:
     sandbox = record.sandbox
     if sandbox is None:
         raise ValueError(f"VM {record.vm_id} has no sandbox")
@@ -40,4 +41,18 @@ def node_sandbox(record: VmRecord) -> NodeSandbox:
         end_at=sandbox.end_at,
         envd_version=record.envd_version,
         pooled=sandbox.pooled,
+        sampled=sampled,
+    )
+
+
+def metric_sample(sample: Sample) -> MetricSample:
+    return MetricSample(
+        at=sample.at,
+        cpu_count=sample.usage.cpu_count,
+        cpu_used_pct=sample.usage.cpu_used_pct,
+        memory_used_bytes=sample.usage.memory_used,
+        memory_total_bytes=sample.usage.memory_total,
+        memory_cache_bytes=sample.usage.memory_cache,
+        disk_used_bytes=sample.usage.disk_used,
+        disk_total_bytes=sample.usage.disk_total,
     )

@@ -10,6 +10,7 @@ from appliance import __version__
 from appliance.contracts.node import NodeStatus, Replica
 from appliance.cubelet.mapping import node_sandbox
 from appliance.cubelet.services.pool import Pool
+from appliance.cubelet.services.sampler import Sampler
 from appliance.cubelet.services.sandboxes import Sandboxes
 from appliance.cubelet.services.template_store import TemplateStore
 from appliance.cubelet.settings import CubeletSettings
@@ -26,6 +27,7 @@ class Node:
         settings: CubeletSettings,
         boot_id: str,
         sandboxes: Sandboxes,
+        sampler: Sampler,
         templates: TemplateStore,
         pool: Pool,
     ) -> None:
@@ -34,6 +36,7 @@ class Node:
         """Known once the VMM has been tried, before the first request is taken."""
         self._boot_id = boot_id
         self._sandboxes = sandboxes
+        self._sampler = sampler
         self._templates = templates
         self._pool = pool
         capacity = settings.capacity
@@ -59,7 +62,9 @@ class Node:
             disk_free_mib=free_mib,
             ready=ready,
             detail="" if ready else f"{free_mib} MiB of disk are free, {reserve} MiB are kept in reserve",
-            sandboxes=tuple(node_sandbox(record) for record in self._sandboxes.list()),
+            sandboxes=tuple(
+                node_sandbox(record, sampled=self._sampler.watches(record)) for record in self._sandboxes.list()
+            ),
             replicas=tuple(
                 Replica(
                     template_id=template.template_id,

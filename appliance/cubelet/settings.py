@@ -75,6 +75,8 @@ class CubeletSettings(Settings):
     vmm_uid_base: int = Field(default=100_000, ge=1000)
     restore_concurrency: int = Field(default=3, ge=1)
     heartbeat_s: float = Field(default=2.0, gt=0)
+    sample_interval_s: float = Field(default=5.0, gt=0)
+    """How often each running guest is asked what it uses. E2B's clients expect 5."""
     log_level: str = "info"
     network: NetworkSettings = NetworkSettings()
     pool: PoolSettings = PoolSettings()

@@ -21,18 +21,24 @@ from appliance.cubemaster.reconcilers.builds import BuildReconciler
 from appliance.cubemaster.reconcilers.deleted_templates import DeletedTemplateReconciler
 from appliance.cubemaster.reconcilers.lost_nodes import LostNodeReconciler
 from appliance.cubemaster.reconcilers.unfinished_sandboxes import UnfinishedSandboxReconciler
+from appliance.cubemaster.routes.builds import builds_router
 from appliance.cubemaster.routes.keys import keys_router
 from appliance.cubemaster.routes.nodes import nodes_router
 from appliance.cubemaster.routes.process import process_router
+from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
+from appliance.cubemaster.routes.tags import tags_router
 from appliance.cubemaster.routes.templates import templates_router
 from appliance.cubemaster.services.catalogue import Catalogue
 from appliance.cubemaster.services.endings import Endings
 from appliance.cubemaster.services.keys import KeyService
 from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.nodes import NodeService
+from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
+from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
+from appliance.cubemaster.services.tags import TagService
 from appliance.cubemaster.services.templates import TemplateService
 from appliance.cubemaster.settings import CubeMasterSettings
 
@@ -95,6 +101,7 @@ def create_app(
         endings=endings,
         clock=clock,
         metrics=metrics,
+        quota=Quota(concurrent_sandboxes=settings.quotas.concurrent_sandboxes),
         token_seed=secrets.envd_seed,
         create_deadline=create_deadline,
     )
@@ -106,6 +113,7 @@ def create_app(
         clock=clock,
         metrics=metrics,
         missing_grace=timedelta(seconds=settings.nodes.missing_grace_s),
+        access_token=sandboxes.access_token,
     )
     builds = BuildReconciler(database, nodes, clock, metrics, deadline=timedelta(seconds=settings.builds.deadline_s))
     lost_nodes = LostNodeReconciler(database, endings, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s))
@@ -137,7 +145,11 @@ def create_app(
     install_error_handlers(app)
     app.include_router(process_router(metrics))
     app.include_router(sandboxes_router(sandboxes))
+    app.include_router(sandbox_metrics_router(SandboxMetrics(database, nodes)))
     app.include_router(keys_router(KeyService(database, clock)))
-    app.include_router(templates_router(TemplateService(database, catalogue, clock)))
+    templates = TemplateService(database, catalogue, clock)
+    app.include_router(templates_router(templates))
+    app.include_router(builds_router(templates))
+    app.include_router(tags_router(TagService(database, catalogue, clock)))
     app.include_router(nodes_router(node_service))
     return app

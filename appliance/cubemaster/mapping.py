@@ -8,8 +8,10 @@ from datetime import datetime
 
 from appliance.contracts import master as wire
 from appliance.contracts.node import BuildLogEntry, BuildRequest, EndReason, NodeStatus, RegistryLogin
+from appliance.cubemaster.persistence.builds import LogEntry
 from appliance.cubemaster.persistence.keys import KeyRecord
 from appliance.cubemaster.persistence.nodes import NodeUsage
+from appliance.cubemaster.persistence.paging import PagePosition
 from appliance.cubemaster.persistence.sandboxes import Position
 from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.domain.errors import InvalidRequest
@@ -48,15 +50,31 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxV
 def cursor_of(position: Position | None) -> str | None:
     if position is None:
         return None
-    return base64.urlsafe_b64encode(f"{position.started_at.isoformat()}__{position.sandbox_id}".encode()).decode()
+    return _encoded(position.started_at, position.sandbox_id)
 
 
 def position_of(cursor: str | None) -> Position | None:
     if cursor is None:
         return None
+    return Position(*_decoded(cursor))
+
+
+def page_cursor(position: PagePosition | None) -> str | None:
+    return None if position is None else _encoded(position.at, position.key)
+
+
+def page_position(cursor: str | None) -> PagePosition | None:
+    return None if cursor is None else PagePosition(*_decoded(cursor))
+
+
+def _encoded(at: datetime, key: str) -> str:
+    return base64.urlsafe_b64encode(f"{at.isoformat()}__{key}".encode()).decode()
+
+
+def _decoded(cursor: str) -> tuple[datetime, str]:
     try:
-        started_at, _, sandbox_id = base64.urlsafe_b64decode(cursor).decode().partition("__")
-        return Position(aware(datetime.fromisoformat(started_at)), sandbox_id)
+        at, _, key = base64.urlsafe_b64decode(cursor).decode().partition("__")
+        return aware(datetime.fromisoformat(at)), key
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:
         raise InvalidRequest("invalid cursor; use the one a page came with") from error
 
@@ -127,7 +145,15 @@ def build_view(build: Build, logs: tuple[BuildLogEntry, ...] = ()) -> wire.Build
         logs=logs,
         created_at=build.created_at,
         finished_at=build.finished_at,
+        vcpus=build.spec.resources.vcpus,
+        memory_mib=build.spec.resources.memory_mib,
+        disk_size_mib=build.disk_size_mib,
+        envd_version=build.envd_version,
     )
+
+
+def log_entry(entry: LogEntry) -> BuildLogEntry:
+    return BuildLogEntry(timestamp=entry.at, level=entry.level, message=entry.message, step=entry.step)
 
 
 def template_view(record: TemplateRecord) -> wire.TemplateView:

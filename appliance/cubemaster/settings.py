@@ -43,6 +43,13 @@ class NodeSettings(Settings):
     """Limit of one create on the node. Callers of CubeMaster wait longer, so that they hear why it failed."""
 
 
+class QuotaSettings(Settings):
+    """What each team may have at one time."""
+
+    concurrent_sandboxes: int = Field(default=100, ge=1)
+    """Those that run or start; paused ones do not count."""
+
+
 class BuildSettings(Settings):
     poll_interval_s: float = Field(default=0.5, gt=0)
     deadline_s: float = Field(default=1800, gt=0)
@@ -57,4 +64,5 @@ class CubeMasterSettings(Settings):
     database: DatabaseSettings = DatabaseSettings()
     redis: RedisSettings = RedisSettings()
     nodes: NodeSettings = NodeSettings()
+    quotas: QuotaSettings = QuotaSettings()
     builds: BuildSettings = BuildSettings()

@@ -2,6 +2,7 @@
 
     CubeError
     ├── InvalidRequest            the caller must change the request
+    │   └── TemplateInUse
     ├── Unauthenticated           no key, or a key that is unknown, expired or revoked
     ├── Forbidden                 a key that is known, but not for this
     ├── NotFound
@@ -41,6 +42,15 @@ class CubeError(Exception):
 
 class InvalidRequest(CubeError):
     """The request breaks a rule of the interface."""
+
+
+class TemplateInUse(InvalidRequest):
+    """Sandboxes hold the template. E2B's clients know this one as a 400, by its text."""
+
+    def __init__(self, template_id: str, state: str) -> None:
+        super().__init__(f"cannot delete template '{template_id}' because there are {state} sandboxes using it")
+        self.template_id = template_id
+        self.state = state
 
 
 class Unauthenticated(CubeError):
@@ -102,7 +112,9 @@ class TemplateNotReady(Conflict):
 
 
 class QuotaExceeded(CubeError):
-    """The team has as many of these as it may have."""
+    """The team has as many of these as it may have. One that ends makes room, so waiting may help."""
+
+    retry_after_s: int | None = 1
 
 
 class Unavailable(CubeError):

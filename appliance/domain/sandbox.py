@@ -49,6 +49,8 @@ TRANSITIONS: Mapping[SandboxState, frozenset[SandboxState]] = {
 
 LIVE = frozenset(SandboxState) - {SandboxState.ENDED}
 """States that hold resources on a node."""
+CONCURRENT = LIVE - {SandboxState.PAUSED, SandboxState.KILLING}
+"""States that count against a team's limit of sandboxes at one time."""
 VISIBLE = frozenset({SandboxState.RUNNING, SandboxState.PAUSED})
 """States in which callers see and use a sandbox."""
 

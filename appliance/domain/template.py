@@ -17,6 +17,8 @@ from appliance.domain.ids import BuildId, NodeId, TemplateId
 from appliance.domain.placement import Resources
 
 DEFAULT_TAG = "default"
+LOG_LEVELS = ("debug", "info", "warn", "error")
+"""From the lowest."""
 _NAME = re.compile(r"[a-z0-9_-]+")
 _TAG = re.compile(r"[a-z0-9_.-]+")
 
@@ -143,6 +145,21 @@ def parse_reference(text: str) -> TemplateReference:
             f"invalid tag in '{text}': use letters, digits, '-', '_' and '.', and not the form of a UUID"
         )
     return TemplateReference(name=name, namespace=namespace or None, tag=tag or DEFAULT_TAG)
+
+
+def parse_tag(text: str) -> str:
+    """Return the tag in `text`, which may have surrounding space and capitals, or raise InvalidRequest."""
+    tag = text.strip().lower()
+    if not _TAG.fullmatch(tag) or _is_uuid(tag):
+        raise InvalidRequest(
+            f"Invalid tag: '{text}': use letters, digits, '-', '_' and '.', and not the form of a UUID"
+        )
+    return tag
+
+
+def levels_from(lowest: str | None) -> tuple[str, ...] | None:
+    """Return the levels of log entries from `lowest` up, or None where all are meant."""
+    return None if lowest is None else LOG_LEVELS[LOG_LEVELS.index(lowest) :]
 
 
 def _is_uuid(text: str) -> bool:

@@ -1,6 +1,7 @@
 """The seam to a VMM: what Cubelet may ask, and what it may rely on.
 
-A VM's life: `boot` -> `snapshot` once, for a template; `clone` -> `resume` <-> `pause` -> `stop`, for a sandbox.
+A VM's life: `boot` -> `snapshot` once, for a template; `clone` -> `resume` <-> `pause` -> `stop`, for a sandbox, with
+`save` in between where it is to go on later, or more than once.
 RAM is one file: the template's, written by the booted VM, mapped copy-on-write by every clone.
 
 The VMM is a process of its own that outlives Cubelet. `VmProcess` is all that is needed to find it again, and is what
@@ -38,7 +39,7 @@ class Capabilities:
     version: str
     accelerator: Accelerator
     dirty_page_snapshots: bool
-    """Whether a running clone can be saved by copying only the pages it changed."""
+    """Whether `save` copies only the pages that the clone changed; else it copies all of its RAM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class Snapshot:
     """VMM, version, accelerator, machine type, cpu model and devices, as one string; a driver refuses another's."""
     vcpus: int
     memory_mib: int
+    changed_pages: Path | None = None
+    """What RAM had in the place of pages of `memory_file`; None where that is whole, or `device_state` has it all."""
 
     def objection(self, spec: VmSpec, machine: str) -> str | None:
         """Return why `spec` cannot be cloned from this on `machine`; None where it can."""
@@ -125,7 +128,10 @@ class VmProcess:
 
 
 class Hypervisor(Protocol):
-    """Drives one VMM. Every method raises `VmmFailure` when the VMM refuses or dies, `DeadlineExceeded` when late."""
+    """Drives one VMM. Every method raises `VmmFailure` when the VMM refuses or dies, `DeadlineExceeded` when late.
+
+    `save` also raises `DiskFull`.
+    """
 
     async def capabilities(self) -> Capabilities:
         """Return what works here. Cheap after the first call."""
@@ -146,6 +152,15 @@ class Hypervisor(Protocol):
         """Restore `snapshot` as a new machine on the spec's own disks and tap, and leave it paused.
 
         RAM is shared with the snapshot until written. On failure nothing of it is left.
+        """
+        ...
+
+    async def save(self, vm: VmProcess, base: Snapshot, directory: Path, *, deadline: timedelta) -> Snapshot:
+        """Stop a clone of `base` and save what it has become, its disks aside, in the new directory `directory`.
+
+        The directory appears whole and durable, or not at all; one that exists is refused. The result can be cloned any
+        number of times. It needs `base.memory_file`, but nothing else of `base`, so that saves do not build chains.
+        The machine is left paused, also by a failure, and can be resumed. Works on machines of a former Cubelet.
         """
         ...
 

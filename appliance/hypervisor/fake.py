@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from appliance.hypervisor.base import (
     VmState,
 )
 from appliance.hypervisor.deadlines import within
+from appliance.hypervisor.new_directory import new_directory
 
 # Above any pid that Linux hands out (PID_MAX_LIMIT is 4194304): nobody kills a real process by a fake's pid.
 _FIRST_PID = 5_000_000
@@ -46,12 +47,12 @@ class FakeHost:
     def __init__(self, *, latency: timedelta = timedelta(0)) -> None:
         self.machines: dict[int, FakeMachine] = {}
         self.latency = latency
-        """How long boot, snapshot, clone, resume and pause take."""
+        """How long boot, snapshot, clone, save, resume and pause take."""
         self._pids = itertools.count(_FIRST_PID)
         self._failures: Counter[str] = Counter()
 
     def fail_next(self, operation: str, times: int = 1) -> None:
-        """Make the next calls of `boot`, `snapshot`, `clone`, `resume` or `pause` fail."""
+        """Make the next calls of `boot`, `snapshot`, `clone`, `save`, `resume` or `pause` fail."""
         self._failures[operation] += times
 
     def crash(self, vm: VmProcess) -> None:
@@ -101,7 +102,7 @@ class FakeHypervisor:
         """Let go of every machine without touching it."""
 
     async def capabilities(self) -> Capabilities:
-        return Capabilities(vmm="fake", version="1", accelerator=Accelerator.TCG, dirty_page_snapshots=False)
+        return Capabilities(vmm="fake", version="1", accelerator=Accelerator.TCG, dirty_page_snapshots=True)
 
     async def boot(self, spec: VmSpec, source: BootSource, *, deadline: timedelta) -> VmProcess:
         async with within(deadline, f"the boot of {spec.vm_id}"):
@@ -133,9 +134,22 @@ class FakeHypervisor:
             raise VmmFailure(objection)
         async with within(deadline, f"the restore of {spec.vm_id}"):
             await self.host.act("clone")
-        for path in (snapshot.memory_file, snapshot.device_state, *(disk.path for disk in spec.disks)):
+        ram = snapshot.changed_pages or snapshot.memory_file
+        for path in (snapshot.memory_file, ram, snapshot.device_state, *(disk.path for disk in spec.disks)):
             _must_exist(path)
-        return self.host.add(spec, booted=False, state=VmState.PAUSED, ram=snapshot.memory_file.read_text())
+        return self.host.add(spec, booted=False, state=VmState.PAUSED, ram=ram.read_text())
+
+    async def save(self, vm: VmProcess, base: Snapshot, directory: Path, *, deadline: timedelta) -> Snapshot:
+        machine = self._alive(vm)
+        if machine.booted:
+            raise VmmFailure(f"{vm.vm_id} is no clone")
+        async with within(deadline, f"the save of {vm.vm_id}"):
+            machine.state = VmState.PAUSED
+            async with new_directory(directory) as partial:
+                (partial / "device-state").write_text("fake")
+                (partial / "changed-pages").write_text(machine.ram)
+                await self.host.act("save")
+        return replace(base, device_state=directory / "device-state", changed_pages=directory / "changed-pages")
 
     async def resume(self, vm: VmProcess, *, deadline: timedelta) -> None:
         await self._change(vm, VmState.RUNNING, "resume", deadline)

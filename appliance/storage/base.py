@@ -104,6 +104,13 @@ class DiskStore(Protocol):
         """Copy a disk that nobody writes: by reflink, else extent by extent. A failure leaves no file."""
         ...
 
+    async def sync_upper(self, path: Path) -> None:
+        """Make a disk that nobody writes survive a power cut, its name included, as what is kept of a pause must.
+
+        A running machine's disk is not durable: its sandbox does not outlive the host.
+        """
+        ...
+
     async def delete(self, path: Path) -> None:
         """Remove a disk. Absent disks are success."""
         ...

@@ -1,7 +1,7 @@
 """Writable disks: sparse files with an empty ext4 in them, and copies that cost only the blocks in use.
 
-Nothing here is synced but the pre-made disks: a sandbox does not outlive its host, so its disk need not either.
-Whoever makes a disk durable, such as a snapshot, syncs it there.
+Nothing is synced unasked but the pre-made disks: a sandbox does not outlive its host, so its disk need not either.
+Whoever keeps a disk, such as a pause or a snapshot, asks for it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from appliance.common.process import CommandFailed, run
+from appliance.common.threads import in_thread
 from appliance.domain.errors import InvalidRequest, StorageFailure
 from appliance.storage.publish import name_file, storage_errors, sync_directory, unnamed_file
-from appliance.storage.threads import in_thread
 
 UPPER_MIN_MIB = 1
 UPPER_MAX_MIB = 16 * 2**20
@@ -45,6 +45,10 @@ class LocalDiskStore:
     async def clone_upper(self, source: Path, path: Path) -> None:
         with storage_errors(f"copy of disk {source.name}"):
             await in_thread(_clone, source, path)
+
+    async def sync_upper(self, path: Path) -> None:
+        with storage_errors(f"sync of disk {path.name}"):
+            await in_thread(_sync, path)
 
     async def delete(self, path: Path) -> None:
         with storage_errors(f"removal of disk {path.name}"):
@@ -113,6 +117,15 @@ def format_argv(device: str, tree: str) -> list[str]:
         tree,
         device,
     ]
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(path.parent)
 
 
 def _clone(source: Path, path: Path) -> None:

@@ -105,6 +105,10 @@ class FakeDiskStore:
         self._new(path).close()
         shutil.copyfile(source, path)
 
+    async def sync_upper(self, path: Path) -> None:
+        if not path.exists():
+            raise StorageFailure(f"sync of disk {path.name}: it does not exist")
+
     async def delete(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ import re
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from appliance.common.threads import in_thread
 from appliance.domain.errors import ImageRejected
 from appliance.storage import docker_archive, oci, registry
 from appliance.storage.base import (
@@ -24,7 +25,6 @@ from appliance.storage.publish import name_file, storage_errors, sync_directory,
 from appliance.storage.reference import DockerArchive, OciLayout, RegistryImage, parse_reference
 from appliance.storage.source import ImageSource
 from appliance.storage.squash import squash
-from appliance.storage.threads import in_thread
 
 _SUFFIX = ".squashfs"
 _FILE_NAME = re.compile(r"(?P<hex>[0-9a-f]{64})\.squashfs")

@@ -15,13 +15,13 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from appliance.common.process import CommandFailed, run
+from appliance.common.threads import in_thread
 from appliance.domain.errors import DiskFull, ImageRejected, StorageFailure
 from appliance.storage.base import ImageLimits, RegistryCredentials
 from appliance.storage.confinement import WORKER_UID, Ceiling, confined
 from appliance.storage.oci import INDEX_TYPES, for_us
 from appliance.storage.reference import OciLayout, RegistryImage
 from appliance.storage.source import JSON_MAX_BYTES, as_digest, as_object, as_objects, parse_object
-from appliance.storage.threads import in_thread
 
 _TEMPORARY_PREFIX = ".pull-"
 """Of directories that a Cubelet which was killed may leave: see `remove_leftovers`."""

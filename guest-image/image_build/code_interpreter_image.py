@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from image_build import base_image, commands, layer_tar, wheels
+from image_build import apt, base_image, commands, layer_tar, wheels
 from image_build.commands import SOURCE_DATE_EPOCH
 from image_build.progress import say
 
@@ -29,7 +29,14 @@ RUN = replace(base_image.RUN, cmd=(f"/{_INSTALL_ROOT}/start.sh",))
 
 
 def build(
-    base_layer: Path, source: Path, *, server: wheels.Locked, kernels: wheels.Locked, layer: Path, scratch: Path
+    base_layer: Path,
+    source: Path,
+    *,
+    packages: Sequence[Path],
+    server: wheels.Locked,
+    kernels: wheels.Locked,
+    layer: Path,
+    scratch: Path,
 ) -> None:
     """Install the code interpreter over the base layer, and keep what that added."""
     root = scratch / "root"
@@ -37,6 +44,7 @@ def build(
     with tarfile.open(base_layer) as archive:
         present = frozenset(archive.getnames())
         archive.extractall(root)  # noqa: S202 - we wrote this archive
+    apt.unpack(packages, root)
     shutil.copytree(source, root / _INSTALL_ROOT, ignore=_NOT_INSTALLED)
 
     say("code-interpreter-v1: installing wheels")

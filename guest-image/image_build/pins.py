@@ -43,6 +43,7 @@ class Wanted:
     kernel_packages: tuple[str, ...]
     agent_packages: tuple[str, ...]
     base_packages: tuple[str, ...]
+    code_interpreter_packages: tuple[str, ...]
     test_packages: tuple[str, ...]
     machine: Machine
 
@@ -53,6 +54,7 @@ def read_versions(text: str) -> Wanted:
         kernel_packages=tuple(versions["kernel"]["packages"]),
         agent_packages=tuple(versions["agent"]["packages"]),
         base_packages=tuple(versions["images"]["base"]["packages"]),
+        code_interpreter_packages=tuple(versions["images"]["code-interpreter-v1"]["packages"]),
         test_packages=tuple(versions["tests"]["packages"]),
         machine=Machine(**versions["machine"]),
     )

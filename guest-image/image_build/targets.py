@@ -143,6 +143,7 @@ class Targets:
         )
 
     def _code_interpreter(self) -> None:
+        debs = self.places.lock("code-interpreter")
         server, kernels = self.places.lock("server-wheels"), self.places.lock("kernel-wheels")
         layer = self.places.output / "layers" / "code-interpreter.tar"
         layout = self.places.images / code_interpreter_image.NAME
@@ -152,6 +153,7 @@ class Targets:
                 code_interpreter_image.build(
                     self._base_layer,
                     self._interpreter,
+                    packages=self.packages.fetch(pins.read_debs(debs)),
                     server=wheels.fetch(server, self.places.cache),
                     kernels=wheels.fetch(kernels, self.places.cache),
                     layer=layer,
@@ -165,13 +167,14 @@ class Targets:
             stamp=self.places.stamps / "code-interpreter-v1.json",
             inputs={
                 "base": sha256_file(self._base_layer),
+                "debs": sha256_file(debs),
                 "server": sha256_file(server),
                 "kernels": sha256_file(kernels),
                 "source": sha256_tree(self._interpreter),
             },
             outputs=(layer, layout / "index.json"),
             build=build,
-            builders=(commands, base_image, code_interpreter_image, layer_tar, oci, wheels),
+            builders=(commands, apt, base_image, code_interpreter_image, layer_tar, oci, wheels),
         )
 
     def _base_layer_file(self) -> oci.LayerFile:
@@ -196,6 +199,7 @@ class Targets:
             ("kernel", self.wanted.kernel_packages, False),
             ("agent", self.wanted.agent_packages, False),
             ("base", ("?essential", *self.wanted.base_packages), True),
+            ("code-interpreter", self.wanted.code_interpreter_packages, False),
             ("tests", self.wanted.test_packages, False),
         ):
             say(f"lock: {name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -53,6 +54,10 @@ async def clone(harness: Harness, template: Snapshot) -> VmProcess:
     await harness.driver.resume(vm, deadline=PATIENCE)
     await harness.hears(vm, "template", "clone")
     return vm
+
+
+def files(directory: Path, pattern: str) -> set[Path]:
+    return set(directory.glob(pattern))
 
 
 async def ended(harness: Harness, vm: VmProcess) -> bool:
@@ -204,6 +209,91 @@ async def test_snapshot_that_cannot_be_written_is_an_error_and_ends_nothing(harn
     assert await harness.driver.describe(vm) is not VmState.EXITED
 
 
+async def test_saved_clone_goes_on_where_it_stopped(
+    harness: Harness, template: Snapshot, clone: VmProcess, tmp_path: Path
+) -> None:
+    saved = await harness.driver.save(clone, template, tmp_path / "saved", deadline=PATIENCE)
+    assert await harness.driver.describe(clone) is VmState.PAUSED
+    await harness.driver.stop(clone)
+
+    again = await harness.driver.clone(harness.spec("again", word="later"), saved, deadline=PATIENCE)
+
+    assert await harness.driver.describe(again) is VmState.PAUSED
+    await harness.driver.resume(again, deadline=PATIENCE)
+    await harness.hears(again, "template", "clone", "later")
+
+
+async def test_machine_goes_on_after_it_was_saved_and_shares_nothing_with_what_is_made_of_it(
+    harness: Harness, template: Snapshot, clone: VmProcess, tmp_path: Path
+) -> None:
+    saved = await harness.driver.save(clone, template, tmp_path / "saved", deadline=PATIENCE)
+    fork = await harness.driver.clone(harness.spec("fork", word="fork"), saved, deadline=PATIENCE)
+    await harness.driver.resume(clone, deadline=PATIENCE)
+    await harness.driver.resume(fork, deadline=PATIENCE)
+    await harness.tell(clone, "original")
+
+    await harness.hears(clone, "template", "clone", "original")
+    await harness.hears(fork, "template", "clone", "fork")
+    await harness.stays(clone, "template", "clone", "original")
+
+
+async def test_save_of_a_saved_clone_needs_only_the_template(
+    harness: Harness, template: Snapshot, clone: VmProcess, tmp_path: Path
+) -> None:
+    before = hashlib.sha256(template.memory_file.read_bytes()).digest()
+    saved, vm = template, clone
+    for number in range(2):
+        former, saved = saved, await harness.driver.save(vm, saved, tmp_path / f"saved{number}", deadline=PATIENCE)
+        await harness.driver.stop(vm)
+        if former is not template:
+            shutil.rmtree(former.device_state.parent)
+        vm = await harness.driver.clone(harness.spec(f"again{number}", word=f"n{number}"), saved, deadline=PATIENCE)
+        await harness.driver.resume(vm, deadline=PATIENCE)
+        await harness.hears(vm, "template", "clone", *(f"n{n}" for n in range(number + 1)))
+    assert saved.memory_file == template.memory_file
+    assert hashlib.sha256(template.memory_file.read_bytes()).digest() == before
+
+
+async def test_new_driver_saves_a_machine_of_the_former_one(
+    harness: Harness, template: Snapshot, clone: VmProcess, tmp_path: Path
+) -> None:
+    await harness.restart()
+    saved = await harness.driver.save(clone, template, tmp_path / "saved", deadline=PATIENCE)
+    await harness.driver.stop(clone)
+    again = await harness.driver.clone(harness.spec("again", word="later"), saved, deadline=PATIENCE)
+    await harness.driver.resume(again, deadline=PATIENCE)
+    await harness.hears(again, "template", "clone", "later")
+
+
+@pytest.mark.parametrize("directory", ["absent/saved", "clone"], ids=["no parent", "exists"])
+async def test_save_that_cannot_be_written_leaves_nothing_and_ends_nothing(
+    harness: Harness, template: Snapshot, clone: VmProcess, tmp_path: Path, directory: str
+) -> None:
+    before = files(tmp_path, "**/*")
+    with pytest.raises(VmmFailure):
+        await harness.driver.save(clone, template, tmp_path / directory, deadline=PATIENCE)
+    assert files(tmp_path, "**/*") == before
+    await harness.driver.resume(clone, deadline=PATIENCE)
+    await harness.tell(clone, "later")
+    await harness.hears(clone, "template", "clone", "later")
+
+
+async def test_save_of_a_machine_that_was_killed_leaves_nothing(
+    harness: Harness, template: Snapshot, clone: VmProcess, tmp_path: Path
+) -> None:
+    harness.crash(clone)
+    with pytest.raises(VmmFailure):
+        await harness.driver.save(clone, template, tmp_path / "saved", deadline=PATIENCE)
+    assert files(tmp_path, "saved*") == set()
+
+
+async def test_booted_machine_cannot_be_saved_as_a_clone(harness: Harness, template: Snapshot, tmp_path: Path) -> None:
+    vm = await harness.driver.boot(harness.spec("machine", word="first"), harness.source, deadline=PATIENCE)
+    with pytest.raises(VmmFailure):
+        await harness.driver.save(vm, template, tmp_path / "saved", deadline=PATIENCE)
+    assert files(tmp_path, "saved*") == set()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -212,6 +302,7 @@ async def test_snapshot_that_cannot_be_written_is_an_error_and_ends_nothing(harn
         {"vcpus": 2},
         {"memory_file": Path("/nonexistent")},
         {"device_state": Path("/nonexistent")},
+        {"changed_pages": Path("/nonexistent")},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -204,6 +204,17 @@ async def test_a_clone_of_nothing_fails_and_leaves_nothing(disks: DiskStore, tmp
     assert not (tmp_path / "b").exists()
 
 
+async def test_a_disk_can_be_made_durable_and_an_absent_one_cannot(disks: DiskStore, tmp_path: Path) -> None:
+    upper = tmp_path / "a"
+    await disks.create_upper(upper, size_mib=4)
+    content = upper.read_bytes()
+    await disks.sync_upper(upper)
+    assert upper.read_bytes() == content
+    with pytest.raises(StorageFailure):
+        await disks.sync_upper(tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()
+
+
 async def test_a_disk_without_size_is_the_callers_mistake(disks: DiskStore, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest):
         await disks.create_upper(tmp_path / "a", size_mib=0)

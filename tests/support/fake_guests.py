@@ -21,6 +21,16 @@ from aiohttp import web
 from appliance.clients.guest import AGENT_PORT
 
 AGENT_VERSION = "0.6.13"
+USAGE = {
+    "ts": 1,
+    "cpu_count": 2,
+    "cpu_used_pct": 12.5,
+    "mem_total": 4000,
+    "mem_used": 1000,
+    "mem_cache": 500,
+    "disk_used": 10,
+    "disk_total": 100,
+}
 _END_OF_STREAM = 0x02
 
 
@@ -44,6 +54,10 @@ class FakeGuests:
     exit_code: int = 0
     port_status: int = 200
     """What a service in the guest answers with, on the agent's port too."""
+    usage: dict[str, Any] = field(default_factory=lambda: dict(USAGE))
+    """What agents say they use."""
+    asked: int = 0
+    """How often they were asked for it."""
 
     def identities_of(self, sandbox_id: str) -> list[dict[str, Any]]:
         return [body for _, body in self.identities if body["sandboxId"] == sandbox_id]
@@ -54,6 +68,7 @@ class FakeGuests:
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_post("/init", self._init)
+        app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/process.Process/Start", self._start)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
@@ -76,6 +91,15 @@ class FakeGuests:
         assert request.transport is not None
         self.identities.append((IPv4Address(request.transport.get_extra_info("sockname")[0]), body))
         return web.Response(status=204, headers={"X-Envd-Version": AGENT_VERSION})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        assert request.transport is not None
+        address = IPv4Address(request.transport.get_extra_info("sockname")[0])
+        token = next(body["accessToken"] for at, body in reversed(self.identities) if at == address)
+        if token is not None and request.headers.get("X-Access-Token") != token:
+            return web.json_response({"code": 401, "message": "unauthorized"}, status=401)
+        self.asked += 1
+        return web.json_response(self.usage)
 
     async def _start(self, request: web.Request) -> web.StreamResponse:
         message = json.loads((await request.read())[5:])

@@ -15,7 +15,7 @@ from appliance.contracts.master import (
     SandboxView,
     TemplateView,
 )
-from appliance.domain.errors import SandboxNotFound, TemplateNotFound, Unauthenticated
+from appliance.domain.errors import CubeError, SandboxNotFound, TemplateNotFound, Unauthenticated
 from appliance.domain.ids import new_sandbox_id
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,6 +28,7 @@ class FakeMaster:
         self.templates: dict[str, TemplateView] = {}
         self.resolved = 0
         self.created: list[NewSandbox] = []
+        self.fail_create: CubeError | None = None
 
     def add_key(self, key: str, team_id: str) -> None:
         digest = hashlib.sha256(key.encode()).hexdigest()
@@ -59,6 +60,8 @@ class FakeMaster:
             raise Unauthenticated("Invalid API key") from None
 
     async def create_sandbox(self, new: NewSandbox) -> SandboxView:
+        if self.fail_create is not None:
+            raise self.fail_create
         template = await self.get_template(new.template, team_id=new.team_id)
         self.created.append(new)
         view = SandboxView(

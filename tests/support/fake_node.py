@@ -19,12 +19,14 @@ from fastapi import FastAPI, Response
 
 from appliance.common.http import install_error_handlers
 from appliance.contracts.node import (
+    AccessToken,
     BuildLogEntry,
     BuildProgress,
     BuildRequest,
     BuildState,
     CreateSandbox,
     Deadline,
+    MetricSample,
     NodeSandbox,
     NodeSandboxState,
     NodeStatus,
@@ -54,6 +56,9 @@ class FakeNode:
     """Creates the sandbox, then keeps the caller waiting until it is set."""
     fail_delete: CubeError | None = None
     deleted: list[str] = field(default_factory=list)
+    tokens: dict[str, str | None] = field(default_factory=dict)
+    """Access tokens given after the create."""
+    samples: dict[str, list[MetricSample]] = field(default_factory=dict)
     builds_started: int = 0
 
     def status(self) -> NodeStatus:
@@ -122,6 +127,27 @@ class FakeNode:
             before = self.sandboxes[sandbox_id]
             self.sandboxes[sandbox_id] = before.model_copy(update={"end_at": new.end_at})
             return Response(status_code=204)
+
+        @app.put("/v1/sandboxes/{sandbox_id}/access-token", status_code=204)
+        async def access_token(sandbox_id: str, new: AccessToken) -> Response:
+            self.tokens[sandbox_id] = new.access_token
+            before = self.sandboxes[sandbox_id]
+            self.sandboxes[sandbox_id] = before.model_copy(update={"sampled": True})
+            return Response(status_code=204)
+
+        @app.get("/v1/sandboxes/{sandbox_id}/metrics")
+        async def metrics(
+            sandbox_id: str, start: datetime | None = None, end: datetime | None = None
+        ) -> list[MetricSample]:
+            return [
+                one
+                for one in self.samples.get(sandbox_id, ())
+                if (start is None or start <= one.at) and (end is None or one.at <= end)
+            ]
+
+        @app.get("/v1/sandbox-metrics")
+        async def latest_metrics(sandbox_ids: str) -> dict[str, MetricSample]:
+            return {one: self.samples[one][-1] for one in sandbox_ids.split(",") if one in self.samples}
 
         @app.delete("/v1/sandboxes/{sandbox_id}", status_code=204)
         async def delete(sandbox_id: str) -> Response:

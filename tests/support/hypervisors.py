@@ -146,6 +146,8 @@ class FakeHarness:
 class QemuHarness:
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.dirty_page_snapshots = True
+        """What drivers made from now on are told to use."""
         self._specs: dict[VmId, VmSpec] = {}
         self.driver = self._new_driver()
         guest = tiny_guest.prepare()
@@ -195,7 +197,9 @@ class QemuHarness:
                 watch.close()
 
     def _new_driver(self) -> QemuHypervisor:
-        return QemuHypervisor(accelerator=Accelerator.TCG, scopes=SessionScopes())
+        return QemuHypervisor(
+            accelerator=Accelerator.TCG, scopes=SessionScopes(), dirty_page_snapshots=self.dirty_page_snapshots
+        )
 
 
 def _line(words: tuple[str, ...]) -> str:

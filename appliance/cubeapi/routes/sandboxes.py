@@ -105,6 +105,30 @@ def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiS
             response.headers["X-Total-Running"] = str(page.total_running)
         return [mapping.listed_sandbox(view) for view in page.sandboxes]
 
+    # Before `/sandboxes/{path_id}`, which would take `metrics` for an id.
+    @routes.get("/sandboxes/metrics")
+    async def latest_metrics(
+        key: Annotated[ResolvedKey, key_of], sandbox_ids: Annotated[list[str], Query()]
+    ) -> e2b.SandboxesMetrics:
+        wanted = mapping.sandbox_ids(sandbox_ids)
+        found = await master.latest_metrics(wanted, team_id=key.team_id)
+        return e2b.SandboxesMetrics(sandboxes={one: mapping.metric(sample) for one, sample in found.items()})
+
+    @routes.get("/sandboxes/{path_id}/metrics")
+    async def metrics(
+        path_id: str,
+        key: Annotated[ResolvedKey, key_of],
+        start: Annotated[int | None, Query(ge=0)] = None,
+        end: Annotated[int | None, Query(ge=0)] = None,
+    ) -> list[e2b.SandboxMetric]:
+        samples = await master.get_metrics(
+            mapping.sandbox_id(path_id),
+            start=mapping.instant(None if start is None else start * 1000),
+            end=mapping.instant(None if end is None else end * 1000),
+            team_id=key.team_id,
+        )
+        return [mapping.metric(sample) for sample in samples]
+
     @routes.get("/sandboxes/{path_id}", response_model_exclude_none=True)
     async def get(path_id: str, key: Annotated[ResolvedKey, key_of]) -> e2b.SandboxDetail:
         view = await master.get_sandbox(mapping.sandbox_id(path_id), team_id=key.team_id)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
+from appliance.cubemaster.persistence.paging import PagePosition, newest_first
 from appliance.cubemaster.persistence.tables import build_logs, builds, replicas, templates
 from appliance.domain.ids import BuildId, NodeId, TemplateId
 from appliance.domain.placement import Resources
 from appliance.domain.template import Build, BuildSpec, BuildStatus, Replica, ReplicaState
 
+_LOG = select(build_logs.c.at, build_logs.c.level, build_logs.c.message, build_logs.c.step)
 _ACTIVE = (BuildStatus.WAITING, BuildStatus.BUILDING)
 
 
@@ -85,6 +87,12 @@ class BuildRepository:
     def of_template(self, template_id: TemplateId) -> list[Build]:
         rows = self._connection.execute(select(builds).where(builds.c.template_id == template_id))
         return [read_build(row) for row in rows]
+
+    def page(self, template_id: TemplateId, *, after: PagePosition | None, limit: int) -> list[Build]:
+        """Return the first `limit` builds after a position, newest first."""
+        statement = select(builds).where(builds.c.template_id == template_id)
+        page = newest_first(statement, at=builds.c.created_at, key=builds.c.build_id, after=after, limit=limit)
+        return [read_build(row) for row in self._connection.execute(page)]
 
     # Leases: whoever holds one works on the build outside any transaction; only its token may write the result.
 
@@ -165,14 +173,27 @@ class BuildRepository:
             ],
         )
 
-    def log(self, build_id: str, *, offset: int, limit: int) -> list[LogEntry]:
-        rows = self._connection.execute(
-            select(build_logs.c.at, build_logs.c.level, build_logs.c.message, build_logs.c.step)
-            .where(build_logs.c.build_id == build_id, build_logs.c.seq >= offset)
-            .order_by(build_logs.c.seq)
-            .limit(limit)
-        )
-        return [LogEntry(*row) for row in rows]
+    def log(self, build_id: str, *, offset: int, limit: int, levels: Collection[str] | None = None) -> list[LogEntry]:
+        """Return the entries after the first `offset`, of those `levels` alone where they are given."""
+        statement = _LOG.where(build_logs.c.build_id == build_id).order_by(build_logs.c.seq).limit(limit)
+        if levels is None:
+            # Entries are numbered without a gap: this finds the first by the key, where OFFSET counts up to it.
+            statement = statement.where(build_logs.c.seq >= offset)
+        else:
+            statement = statement.where(build_logs.c.level.in_(levels)).offset(offset)
+        return [LogEntry(*row) for row in self._connection.execute(statement)]
+
+    def log_around(
+        self, build_id: str, *, at: datetime | None, backward: bool, limit: int, levels: Collection[str] | None
+    ) -> list[LogEntry]:
+        """Return entries from `at` on, oldest first; or `backward`, from `at` into the past, newest first."""
+        statement = _LOG.where(build_logs.c.build_id == build_id).limit(limit)
+        if levels is not None:
+            statement = statement.where(build_logs.c.level.in_(levels))
+        if at is not None:
+            statement = statement.where(build_logs.c.at <= at if backward else build_logs.c.at >= at)
+        order = (build_logs.c.at.desc(), build_logs.c.seq.desc()) if backward else (build_logs.c.at, build_logs.c.seq)
+        return [LogEntry(*row) for row in self._connection.execute(statement.order_by(*order))]
 
     # Replicas
 

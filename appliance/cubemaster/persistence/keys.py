@@ -54,6 +54,14 @@ class KeyRepository:
             found = self._connection.scalar(select(teams.c.team_id).where(teams.c.slug == slug))
         return TeamId(str(found))
 
+    def lock_team(self, team_id: TeamId) -> None:
+        """Let no other transaction that locks this team go on until this one ends.
+
+        Before a row that refers to the team is added: that takes a shared lock, which two could not both exchange for
+        this one.
+        """
+        self._connection.execute(select(teams.c.team_id).where(teams.c.team_id == team_id).with_for_update())
+
     def add(self, key: KeyRecord, *, sha256: str) -> None:
         self._connection.execute(
             insert(api_keys),

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from appliance.cubemaster.persistence.tables import sandboxes
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import LIVE, End, EndReason, Sandbox, SandboxState
+from appliance.domain.sandbox import CONCURRENT, LIVE, End, EndReason, Sandbox, SandboxState
 
 _DUPLICATE_KEY = 1062
 
@@ -87,6 +87,12 @@ class SandboxRepository:
         row = self._connection.execute(statement).one_or_none()
         return _sandbox(row) if row else None
 
+    def find_several(self, sandbox_ids: Collection[str], *, team_id: str | None) -> list[Sandbox]:
+        statement = select(sandboxes).where(sandboxes.c.sandbox_id.in_(sandbox_ids))
+        if team_id is not None:
+            statement = statement.where(sandboxes.c.team_id == team_id)
+        return [_sandbox(row) for row in self._connection.execute(statement)]
+
     def find_by_idempotency_key(self, team_id: str, key: str) -> Sandbox | None:
         row = self._connection.execute(
             select(sandboxes).where(sandboxes.c.team_id == team_id, sandboxes.c.idempotency_key == key)
@@ -127,8 +133,17 @@ class SandboxRepository:
     def in_state(self, state: SandboxState) -> list[Sandbox]:
         return [_sandbox(row) for row in self._connection.execute(select(sandboxes).where(sandboxes.c.state == state))]
 
-    def live_count_of_template(self, template_id: str) -> int:
-        return self._count(sandboxes.c.template_id == template_id, sandboxes.c.state.in_(LIVE))
+    def live_states_of_template(self, template_id: str) -> frozenset[SandboxState]:
+        """Return the states in which sandboxes of a template are live."""
+        found = self._connection.scalars(
+            select(sandboxes.c.state)
+            .where(sandboxes.c.template_id == template_id, sandboxes.c.state.in_(LIVE))
+            .distinct()
+        )
+        return frozenset(SandboxState(state) for state in found)
+
+    def concurrent_count(self, team_id: TeamId) -> int:
+        return self._count(sandboxes.c.team_id == team_id, sandboxes.c.state.in_(CONCURRENT))
 
     def running_count(self, team_id: str | None) -> int:
         mine = (sandboxes.c.team_id == team_id,) if team_id is not None else ()

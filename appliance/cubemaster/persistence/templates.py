@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, func, insert, or_, select, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
 from appliance.cubemaster.persistence.builds import read_build
+from appliance.cubemaster.persistence.paging import PagePosition, newest_first
 from appliance.cubemaster.persistence.tables import (
     builds,
     replicas,
@@ -49,6 +50,20 @@ class TemplateRecord:
     nodes: tuple[NodeId, ...]
     spawn_count: int
     last_spawned_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedTag:
+    tag: str
+    build_id: BuildId
+    assigned_at: datetime
+
+
+_SHOWN = (
+    select(templates, teams.c.slug)
+    .join(teams, teams.c.team_id == templates.c.team_id)
+    .where(templates.c.deleted_at.is_(None))
+)
 
 
 class TemplateRepository:
@@ -93,6 +108,19 @@ class TemplateRepository:
             .values(template_id=template_id, tag=tag, **assigned)
             .on_duplicate_key_update(**assigned)
         )
+
+    def unpoint_tags(self, template_id: TemplateId, tags: Collection[str]) -> None:
+        self._connection.execute(
+            template_tags.delete().where(template_tags.c.template_id == template_id, template_tags.c.tag.in_(tags))
+        )
+
+    def tags(self, template_id: TemplateId) -> list[AssignedTag]:
+        rows = self._connection.execute(
+            select(template_tags.c.tag, template_tags.c.build_id, template_tags.c.assigned_at)
+            .where(template_tags.c.template_id == template_id)
+            .order_by(template_tags.c.assigned_at.desc(), template_tags.c.tag)
+        )
+        return [AssignedTag(tag, BuildId(build_id), at) for tag, build_id, at in rows]
 
     def resolve(self, reference: TemplateReference, *, team_id: str | None) -> NamedTemplate | None:
         """Return what `reference` means to that team: its own template, else a public one; to None, any.
@@ -166,18 +194,31 @@ class TemplateRepository:
             update(templates).where(templates.c.template_id == here).values(deleted_at=now, updated_at=now)
         )
 
+    def public_of(self, team_slug: str) -> list[TemplateRecord]:
+        """Return a team's public templates, oldest first."""
+        return self._records(
+            _SHOWN.where(teams.c.slug == team_slug, templates.c.public).order_by(
+                templates.c.created_at, templates.c.template_id
+            )
+        )
+
+    def page(self, team_id: str, *, after: PagePosition | None, limit: int) -> list[TemplateRecord]:
+        """Return the first `limit` templates of a team after a position, newest first."""
+        statement = _SHOWN.where(templates.c.team_id == team_id)
+        return self._records(
+            newest_first(statement, at=templates.c.created_at, key=templates.c.template_id, after=after, limit=limit)
+        )
+
     def records(self, *, team_id: str | None = None, template_id: TemplateId | None = None) -> list[TemplateRecord]:
         """Return templates with all that is shown of one, oldest first."""
-        statement = (
-            select(templates, teams.c.slug)
-            .join(teams, teams.c.team_id == templates.c.team_id)
-            .where(templates.c.deleted_at.is_(None))
-            .order_by(templates.c.created_at, templates.c.template_id)
-        )
+        statement = _SHOWN.order_by(templates.c.created_at, templates.c.template_id)
         if team_id is not None:
             statement = statement.where(templates.c.team_id == team_id)
         if template_id is not None:
             statement = statement.where(templates.c.template_id == template_id)
+        return self._records(statement)
+
+    def _records(self, statement: Select[tuple[object, ...]]) -> list[TemplateRecord]:
         rows = self._connection.execute(statement).all()
         ids = [TemplateId(row.template_id) for row in rows]
         if not ids:

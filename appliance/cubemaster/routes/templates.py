@@ -4,9 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from appliance.contracts.master import BuildView, NewTemplate, TemplateView
-from appliance.contracts.node import BuildLogEntry
-from appliance.cubemaster.mapping import build_spec, build_view, template_view
+from appliance.contracts.master import BuildView, NewTemplate, TemplateChange, TemplatePage, TemplateView
+from appliance.cubemaster.mapping import build_spec, build_view, page_cursor, page_position, template_view
 from appliance.cubemaster.services.templates import TemplateService
 
 
@@ -27,19 +26,25 @@ def templates_router(templates: TemplateService) -> APIRouter:
     async def get(reference: str, team_id: str | None = None) -> TemplateView:
         return template_view(await templates.get(reference, team_id=team_id))
 
+    @router.patch("/templates/{reference:path}")
+    async def change(reference: str, new: TemplateChange) -> TemplateView:
+        return template_view(await templates.publish(reference, public=new.public, team_id=new.team_id))
+
     @router.delete("/templates/{reference:path}", status_code=204)
     async def delete(reference: str, team_id: str | None = None) -> Response:
         await templates.delete(reference, team_id=team_id)
         return Response(status_code=204)
 
-    @router.get("/builds/{build_id}")
-    async def build(
-        build_id: str, log_offset: Annotated[int, Query(ge=0)] = 0, team_id: str | None = None
-    ) -> BuildView:
-        report = await templates.report(build_id, log_offset=log_offset, team_id=team_id)
-        entries = (
-            BuildLogEntry(timestamp=one.at, level=one.level, message=one.message, step=one.step) for one in report.log
-        )
-        return build_view(report.build, tuple(entries))
+    # Not below /templates, where any path is a reference.
+    @router.get("/template-pages")
+    async def page(
+        team_id: str, limit: Annotated[int, Query(ge=1, le=100)] = 100, cursor: str | None = None
+    ) -> TemplatePage:
+        found, more = await templates.page(team_id=team_id, after=page_position(cursor), limit=limit)
+        return TemplatePage(templates=tuple(template_view(one) for one in found), next_cursor=page_cursor(more))
+
+    @router.get("/default-templates")
+    async def defaults() -> list[TemplateView]:
+        return [template_view(one) for one in await templates.defaults()]
 
     return router

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from appliance.common.clock import Clock
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
-from appliance.domain.errors import NotFound, TemplateNotFound, TemplateNotReady
+from appliance.domain.errors import Forbidden, NotFound, TemplateNotFound, TemplateNotReady
 from appliance.domain.ids import BuildId, TeamId, TemplateId
 from appliance.domain.placement import Resources
 from appliance.domain.template import DEFAULT_TAG, BuildStatus, parse_reference
@@ -58,6 +58,13 @@ class Catalogue:
         if named is None:
             raise TemplateNotFound(reference)
         return named.template_id
+
+    def own(self, uow: UnitOfWork, reference: str, *, team_id: str | None) -> TemplateId:
+        """Return the id of a template that the team may change; None stands for the operator, who may change any."""
+        template_id = self.find(uow, reference, team_id=team_id)
+        if team_id is not None and not uow.templates.owned(template_id, team_id):
+            raise Forbidden(f"You don't have access to sandbox template '{reference}'")
+        return template_id
 
     def _startable(self, uow: UnitOfWork, reference: str, *, team_id: TeamId) -> StartableTemplate:
         parsed = parse_reference(reference)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -51,6 +51,7 @@ class NodeService:
         clock: Clock,
         metrics: Metrics,
         missing_grace: timedelta,
+        access_token: Callable[[Sandbox], str | None],
     ) -> None:
         self._database = database
         self._nodes = nodes
@@ -60,6 +61,7 @@ class NodeService:
         self._metrics = metrics
         self._absent_sandboxes = AbsenceWatch[SandboxId](missing_grace)
         self._absent_builds = AbsenceWatch[BuildId](missing_grace)
+        self._access_token = access_token
         self._mending: set[NodeId] = set()
 
     async def all(self) -> list[NodeUsage]:
@@ -86,6 +88,11 @@ class NodeService:
             await self._database.transact(
                 lambda uow, build_id=build_id: uow.builds.remove_replica(node_id, build_id)  # type: ignore[misc]
             )
+        unsampled = [
+            one
+            for one in known.live
+            if one.state is SandboxState.RUNNING and one.sandbox_id in reported and not reported[one.sandbox_id].sampled
+        ]
         retimed = [
             one
             for one in known.live
@@ -93,10 +100,12 @@ class NodeService:
             and one.sandbox_id in reported
             and reported[one.sandbox_id].end_at != one.end_at
         ]
-        if (verdict.delete or retimed or known.surplus) and node_id not in self._mending:
+        if (verdict.delete or retimed or unsampled or known.surplus) and node_id not in self._mending:
             # Not while the node waits for its answer: it may be busy, and its next heartbeat must not be late.
             self._mending.add(node_id)
-            self._background.spawn(self._mend(node_id, verdict.delete, retimed, known.surplus), name=f"mend {node_id}")
+            self._background.spawn(
+                self._mend(node_id, verdict.delete, retimed, unsampled, known.surplus), name=f"mend {node_id}"
+            )
 
     async def ended(self, node_id: NodeId, ended: Sequence[EndedSandbox]) -> None:
         """Take the node's word for why its sandboxes ended. What ended before keeps its reason."""
@@ -138,6 +147,7 @@ class NodeService:
         node_id: NodeId,
         delete: Sequence[SandboxId],
         retimed: Sequence[Sandbox],
+        unsampled: Sequence[Sandbox],
         surplus: Sequence[tuple[TemplateId, BuildId]],
     ) -> None:
         """Make the node agree with the records. What fails is tried again at the next heartbeat."""
@@ -148,6 +158,8 @@ class NodeService:
                 await client.delete_sandbox(sandbox_id)
             for sandbox in retimed:
                 await client.set_deadline(sandbox.sandbox_id, sandbox.end_at)
+            for sandbox in unsampled:
+                await client.set_access_token(sandbox.sandbox_id, self._access_token(sandbox))
             for template_id, build_id in surplus:
                 log.info("deleting_unwanted_template", node_id=node_id, build_id=build_id)
                 await client.delete_build(template_id, build_id)

@@ -21,6 +21,7 @@ from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.catalogue import Catalogue, StartableTemplate
 from appliance.cubemaster.services.endings import Endings
 from appliance.cubemaster.services.node_clients import NodeClients
+from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
 from appliance.domain.errors import (
     Conflict,
@@ -81,6 +82,7 @@ class SandboxService:
         endings: Endings,
         clock: Clock,
         metrics: Metrics,
+        quota: Quota,
         token_seed: str,
         create_deadline: timedelta,
     ) -> None:
@@ -91,6 +93,7 @@ class SandboxService:
         self._endings = endings
         self._clock = clock
         self._metrics = metrics
+        self._quota = quota
         self._token_seed = token_seed.encode()
         self._create_deadline = create_deadline
 
@@ -219,8 +222,10 @@ class SandboxService:
             candidates=uow.nodes.candidates(template.build_id),
         )
         sandbox = _intended(wish, template, node_id=ranked[0].node_id, now=self._clock.now())
+        uow.keys.lock_team(wish.team_id)
         # The row first, the node's counters last: every create on a node queues for the latter until it commits.
         uow.sandboxes.add(sandbox, idempotency_key=wish.idempotency_key)
+        self._quota.check(uow, wish.team_id)
         for candidate in ranked:
             if candidate.node_id != sandbox.node_id:
                 sandbox = replace(sandbox, node_id=candidate.node_id)

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 
 from appliance.common.clock import Clock
 from appliance.cubemaster.persistence.builds import LogEntry
 from appliance.cubemaster.persistence.database import Database
+from appliance.cubemaster.persistence.paging import PagePosition, cut
 from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.catalogue import Catalogue
-from appliance.domain.errors import BuildNotFound, Conflict, Forbidden, InvalidRequest, TemplateNotFound
+from appliance.domain.errors import BuildNotFound, InvalidRequest, TemplateInUse, TemplateNotFound
 from appliance.domain.ids import BuildId, TemplateId, new_template_id
+from appliance.domain.sandbox import SandboxState
 from appliance.domain.template import (
     DEFAULT_TAG,
     Build,
     BuildSpec,
     BuildStatus,
     TemplateReference,
+    levels_from,
     parse_reference,
 )
 
 _LOG_PAGE = 500
+DEFAULT_TEAM = "default"
+"""Slug of the team that owns what is installed with the appliance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +71,83 @@ class TemplateService:
 
         return await self._database.transact(work)
 
-    async def report(self, build_id: str, *, log_offset: int, team_id: str | None) -> BuildReport:
-        """Return a build with its log entries from `log_offset` on, a page at most."""
+    async def report(
+        self,
+        build_id: str,
+        *,
+        log_offset: int,
+        team_id: str | None,
+        limit: int = _LOG_PAGE,
+        lowest_level: str | None = None,
+    ) -> BuildReport:
+        """Return a build with its log entries from `log_offset` on, at most `limit`.
 
-        def work(uow: UnitOfWork) -> BuildReport | None:
-            build = uow.builds.find(build_id)
-            if build is None or (team_id is not None and not uow.templates.owned(build.template_id, team_id)):
-                return None
-            return BuildReport(build, tuple(uow.builds.log(build_id, offset=log_offset, limit=_LOG_PAGE)))
+        With a lowest level only entries from that one up exist, and the offset counts those.
+        """
+        levels = levels_from(lowest_level)
 
-        report = await self._database.transact(work)
-        if report is None:
-            raise BuildNotFound(build_id)
-        return report
+        def work(uow: UnitOfWork) -> BuildReport:
+            build = _visible_build(uow, build_id, team_id=team_id)
+            return BuildReport(build, tuple(uow.builds.log(build_id, offset=log_offset, limit=limit, levels=levels)))
+
+        return await self._database.transact(work)
+
+    async def log_around(
+        self,
+        build_id: str,
+        *,
+        at: datetime | None,
+        backward: bool,
+        limit: int,
+        lowest_level: str | None,
+        team_id: str | None,
+    ) -> BuildReport:
+        """Return a build with its log entries from a time on, or `backward` into the past."""
+        levels = levels_from(lowest_level)
+
+        def work(uow: UnitOfWork) -> BuildReport:
+            build = _visible_build(uow, build_id, team_id=team_id)
+            entries = uow.builds.log_around(build_id, at=at, backward=backward, limit=limit, levels=levels)
+            return BuildReport(build, tuple(entries))
+
+        return await self._database.transact(work)
+
+    async def builds(
+        self, reference: str, *, team_id: str | None, after: PagePosition | None, limit: int
+    ) -> tuple[list[Build], PagePosition | None]:
+        """Return a page of a template's builds, newest first, and where it ended if there is more."""
+
+        def work(uow: UnitOfWork) -> list[Build]:
+            template_id = self._catalogue.own(uow, reference, team_id=team_id)
+            return uow.builds.page(template_id, after=after, limit=limit + 1)
+
+        return cut(await self._database.transact(work), limit, lambda one: PagePosition(one.created_at, one.build_id))
+
+    async def page(
+        self, *, team_id: str, after: PagePosition | None, limit: int
+    ) -> tuple[list[TemplateRecord], PagePosition | None]:
+        """Return a page of the team's templates, newest first, and where it ended if there is more."""
+        found = await self._database.transact(lambda uow: uow.templates.page(team_id, after=after, limit=limit + 1))
+        return cut(found, limit, lambda one: PagePosition(one.created_at, one.template_id))
+
+    async def defaults(self) -> list[TemplateRecord]:
+        """Return what the appliance itself offers to everybody: the public templates of its own team."""
+        return await self._database.transact(lambda uow: uow.templates.public_of(DEFAULT_TEAM))
+
+    async def publish(self, reference: str, *, public: bool | None, team_id: str | None) -> TemplateRecord:
+        """Open a template to other teams, or close it to them; None leaves it as it is."""
+        now = self._clock.now()
+
+        def work(uow: UnitOfWork) -> list[TemplateRecord]:
+            template_id = self._catalogue.own(uow, reference, team_id=team_id)
+            if public is not None:
+                uow.templates.touch(template_id, public=public, now=now)
+            return uow.templates.records(template_id=template_id)
+
+        found = await self._database.transact(work)
+        if not found:
+            raise TemplateNotFound(reference)
+        return found[0]
 
     async def all(self, *, team_id: str | None) -> list[TemplateRecord]:
         return await self._database.transact(lambda uow: uow.templates.records(team_id=team_id))
@@ -96,22 +166,28 @@ class TemplateService:
         now = self._clock.now()
 
         def work(uow: UnitOfWork) -> None:
-            template_id = self._catalogue.find(uow, reference, team_id=team_id)
-            if team_id is not None and not uow.templates.owned(template_id, team_id):
-                raise Forbidden(f"template '{reference}' belongs to another team")
+            template_id = self._catalogue.own(uow, reference, team_id=team_id)
             if not uow.templates.lock(template_id):
                 raise TemplateNotFound(reference)
-            self._refuse_while_used(uow, template_id, reference)
+            _refuse_while_used(uow, template_id)
             for build in uow.builds.of_template(template_id):
                 uow.builds.cancel(build.build_id, reason="its template was deleted", now=now)
             uow.templates.hide(template_id, now=now)
 
         await self._database.transact(work)
 
-    def _refuse_while_used(self, uow: UnitOfWork, template_id: TemplateId, reference: str) -> None:
-        users = uow.sandboxes.live_count_of_template(template_id)
-        if users:
-            raise Conflict(f"template '{reference}' is used by {users} sandboxes; kill them first")
+
+def _refuse_while_used(uow: UnitOfWork, template_id: TemplateId) -> None:
+    states = uow.sandboxes.live_states_of_template(template_id)
+    if states:
+        raise TemplateInUse(template_id, "paused" if states == {SandboxState.PAUSED} else "running")
+
+
+def _visible_build(uow: UnitOfWork, build_id: str, *, team_id: str | None) -> Build:
+    build = uow.builds.find(build_id)
+    if build is None or (team_id is not None and not uow.templates.owned(build.template_id, team_id)):
+        raise BuildNotFound(build_id)
+    return build
 
 
 def _own_name(alias: str, *, team: str) -> TemplateReference:

@@ -33,6 +33,19 @@ class Descriptors:
     disks: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class IncomingState:
+    """What a machine is restored from."""
+
+    fd: int
+    describes_itself: bool
+    """Whether it has a configuration and a description, as a migration has, or is the state of the devices alone."""
+
+
+# QEMU would wait for both, and refuse a state that lacks them.
+_DEVICES_ALONE = ("-machine", "suppress-vmdesc=on", "-global", "migration.send-configuration=off")
+
+
 def fd_set(number: int) -> str:
     """Return the name under which QEMU opens what is in a descriptor set. An inherited one has its own number."""
     return f"/dev/fdset/{number}"
@@ -51,15 +64,17 @@ def boot_argv(
 
 
 def clone_argv(
-    binary: str, spec: VmSpec, accelerator: Accelerator, descriptors: Descriptors, device_state: int
+    binary: str, spec: VmSpec, accelerator: Accelerator, descriptors: Descriptors, state: IncomingState
 ) -> list[str]:
-    """Return the command of a machine that waits to be told to load the state it can read from `device_state`.
+    """Return the command of a machine that waits to be told to load `state`.
 
     It has no kernel and no initramfs: both are in the RAM it maps, and QEMU would keep copies of its own, 11-13 MiB.
     """
+    devices_alone = () if state.describes_itself else _DEVICES_ALONE
     return [
         *_machine(binary, spec, accelerator, descriptors, memory="share=off,readonly=on,rom=off"),
-        *("-add-fd", f"fd={device_state},set={device_state}"),
+        *devices_alone,
+        *("-add-fd", f"fd={state.fd},set={state.fd}"),
         *("-incoming", "defer"),
     ]
 

@@ -1,4 +1,9 @@
-"""Device state to and from a file, by QEMU's migration code. RAM is not in it: it is shared as a file of its own."""
+"""Device state to and from a file, by QEMU's migration code. RAM is in it only where it is not shared with a file.
+
+There are two kinds. A migration describes itself: a configuration comes first, a description of all fields last. The
+devices alone (`xen-save-devices-state`, made for hypervisors that move RAM themselves) have neither, and QEMU must be
+told at its start not to expect them.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +51,30 @@ async def save_state(qmp: QmpClient, path: Path) -> None:
     finally:
         os.close(fd)
         partial.unlink(missing_ok=True)
+
+
+async def save_devices(qmp: QmpClient, path: Path) -> None:
+    """Stop the machine and write the state of its devices, without any RAM, durably to the new file `path`.
+
+    The machine keeps its disks and may be continued.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+    try:
+        await qmp.execute("stop")
+        handed_over = (await qmp.execute("add-fd", fd=fd))["fdset-id"]
+        # With live=true QEMU would let go of the disks, for another to go on with them.
+        await qmp.execute("xen-save-devices-state", {"filename": fd_set(handed_over), "live": False})
+        # A machine may be saved any number of times.
+        await qmp.execute("remove-fd", {"fdset-id": handed_over})
+        await asyncio.to_thread(os.fsync, fd)
+    finally:
+        os.close(fd)
+
+
+def describes_itself(state_fd: int) -> bool:
+    """Return whether a device state begins with a configuration, and so is a whole migration."""
+    # After magic and version, 4 bytes each, the type of the first section: QEMU_VM_CONFIGURATION.
+    return os.pread(state_fd, 1, 8) == b"\x07"
 
 
 async def load_state(qmp: QmpClient, state_fd: int) -> None:

@@ -36,7 +36,7 @@ def parse_arguments(arguments: list[str]) -> Settings:
     parser.add_argument(
         "--borrowed-machine",
         action="store_true",
-        help="leave clock, host name, machine id and kernel random numbers alone: not inside a guest",
+        help="leave clock, names, kernel random numbers and loopback services of the machine alone: not inside a guest",
     )
     parsed = parser.parse_args(arguments)
     return Settings(

@@ -11,16 +11,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from guest_agent.auth.access import Access, Gate
-from guest_agent.auth.peers import InitPeers
+from guest_agent.auth.peers import GUEST_ADDRESS, InitPeers
 from guest_agent.connect import client_stream, server_stream, unary
 from guest_agent.context import Context
 from guest_agent.files.compose import Compositions
 from guest_agent.files.download import Downloads
 from guest_agent.files.upload import Uploads
+from guest_agent.filesystem import schema as filesystem
 from guest_agent.filesystem.service import FilesystemService
 from guest_agent.filesystem.watch.service import WatchService
 from guest_agent.identity.init import BorrowedMachine, GuestMachine, Initializer
+from guest_agent.loopback.forwarding import Forwarding
+from guest_agent.loopback.sockets import ListeningSockets
 from guest_agent.metrics import Metrics
+from guest_agent.process import schema as process
 from guest_agent.process.adoption import adopt, find_orphans
 from guest_agent.process.registry import Registry
 from guest_agent.process.service import ProcessService
@@ -43,6 +47,7 @@ def make_agent(settings: Settings) -> Agent:
     context = Context(UserDatabase(), sessions)
     machine = GuestMachine() if settings.own_machine else BorrowedMachine()
     registry = Registry()
+    forwarding = Forwarding(str(GUEST_ADDRESS), ListeningSockets().read)
     gate = Gate(sessions, InitPeers(allowed=settings.init_from))
     routes = [
         *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory)),
@@ -50,16 +55,22 @@ def make_agent(settings: Settings) -> Agent:
         *_filesystem_routes(FilesystemService(context), WatchService(context)),
     ]
 
-    def adopt_orphans() -> None:
+    def on_start() -> None:
         # Without a session this is the first agent since boot, and a look through /proc would find nothing.
         if sessions.current is not None:
             for entry in adopt(find_orphans(), registry.ended):
                 registry.add(entry)
+        if settings.own_machine:
+            forwarding.start()
 
     app = CORSMiddleware(
-        Router(gate, routes), allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+        Router(gate, routes, on_request=forwarding.touch),
+        allow_origins=["*"],
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["*"],
     )
-    return Agent(app, adopt_orphans)
+    return Agent(app, on_start)
 
 
 def _plain_routes(context: Context, initializer: Initializer) -> list[Route]:
@@ -82,29 +93,29 @@ def _plain_routes(context: Context, initializer: Initializer) -> list[Route]:
 
 def _process_routes(service: ProcessService) -> list[Route]:
     endpoints = {
-        "Start": server_stream(service.start),
-        "Connect": server_stream(service.connect),
-        "List": unary(service.list_processes),
-        "Update": unary(service.update),
-        "SendInput": unary(service.send_input),
-        "StreamInput": client_stream(service.stream_input),
-        "SendSignal": unary(service.send_signal),
-        "CloseStdin": unary(service.close_stdin),
+        "Start": server_stream(service.start, process.START, keeps_time=True),
+        "Connect": server_stream(service.connect, process.CONNECT),
+        "List": unary(service.list_processes, process.LIST),
+        "Update": unary(service.update, process.UPDATE),
+        "SendInput": unary(service.send_input, process.SEND_INPUT),
+        "StreamInput": client_stream(service.stream_input, process.STREAM_INPUT),
+        "SendSignal": unary(service.send_signal, process.SEND_SIGNAL),
+        "CloseStdin": unary(service.close_stdin, process.CLOSE_STDIN),
     }
     return [Route("POST", f"/process.Process/{name}", Access.TOKEN, endpoint) for name, endpoint in endpoints.items()]
 
 
 def _filesystem_routes(service: FilesystemService, watching: WatchService) -> list[Route]:
     endpoints = {
-        "Stat": unary(service.stat),
-        "MakeDir": unary(service.make_dir),
-        "Move": unary(service.move),
-        "ListDir": unary(service.list_dir),
-        "Remove": unary(service.remove),
-        "WatchDir": server_stream(watching.watch_dir),
-        "CreateWatcher": unary(watching.create_watcher),
-        "GetWatcherEvents": unary(watching.get_watcher_events),
-        "RemoveWatcher": unary(watching.remove_watcher),
+        "Stat": unary(service.stat, filesystem.STAT),
+        "MakeDir": unary(service.make_dir, filesystem.MAKE_DIR),
+        "Move": unary(service.move, filesystem.MOVE),
+        "ListDir": unary(service.list_dir, filesystem.LIST_DIR),
+        "Remove": unary(service.remove, filesystem.REMOVE),
+        "WatchDir": server_stream(watching.watch_dir, filesystem.WATCH_DIR),
+        "CreateWatcher": unary(watching.create_watcher, filesystem.CREATE_WATCHER),
+        "GetWatcherEvents": unary(watching.get_watcher_events, filesystem.GET_WATCHER_EVENTS),
+        "RemoveWatcher": unary(watching.remove_watcher, filesystem.REMOVE_WATCHER),
     }
     return [
         Route("POST", f"/filesystem.Filesystem/{name}", Access.TOKEN, endpoint) for name, endpoint in endpoints.items()

@@ -1,6 +1,6 @@
-"""The Connect protocol's calls with the JSON codec: unary, server stream and client stream.
+"""The Connect protocol's calls: unary, server stream and client stream.
 
-Everything the E2B clients send uses JSON. Messages here are JSON objects; each service maps its own in a `wire` module.
+Messages here are in their JSON form whichever codec a client speaks; each service maps its own in a `wire` module.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from guest_agent.codec import STREAM_PREFIX, UNARY_PREFIX, Codec, accepted, find_codec
 from guest_agent.envelope import (
     MAX_MESSAGE_BYTES,
     JsonObject,
-    decode,
     encode,
     end_of_stream,
     envelope,
@@ -32,6 +32,7 @@ from guest_agent.envelope import (
     take_message,
 )
 from guest_agent.errors import HTTP_STATUS, Code, RpcError, UnknownUser
+from guest_agent.protobuf.schema import Message, Rpc
 
 Batch = Sequence[JsonObject]
 
@@ -86,22 +87,45 @@ def _basic_user(value: str | None) -> str | None:
     return credentials.partition(":")[0] or None
 
 
-def unary(handler: Unary) -> Endpoint:
+def unary(handler: Unary, rpc: Rpc) -> Endpoint:
     """Return the endpoint of a call with one message each way."""
 
     async def endpoint(request: Request) -> ASGIApp:
+        codec = find_codec(request.headers.get("content-type", ""), UNARY_PREFIX)
+        if codec is None:
+            return _unsupported(UNARY_PREFIX)
         try:
-            if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-                return Response(status_code=415, headers={"Accept-Post": "application/json"})
             body = await _read_body(request)
             if request.headers.get("content-encoding") == "gzip":
                 body = inflate(body)
-            answer = await handler(parse_call(request), decode(body))
+            call = parse_call(request)
+            answer = await _in_time(call, handler(call, codec.decode(rpc.request, body)))
+            return Response(codec.encode(rpc.response, answer), media_type=UNARY_PREFIX + codec.name)
         except Exception as error:
             return error_response(as_rpc_error(error))
-        return Response(encode(answer), media_type="application/json")
 
     return endpoint
+
+
+def _unsupported(prefix: str) -> Response:
+    return Response(status_code=415, headers={"Accept-Post": accepted(prefix)})
+
+
+async def _in_time(call: Call, answer: Awaitable[JsonObject]) -> JsonObject:
+    """Wait for the answer until the call's timeout."""
+    try:
+        async with asyncio.timeout(_seconds(call.timeout)):
+            return await answer
+    except TimeoutError as error:
+        raise _deadline_exceeded() from error
+
+
+def _seconds(timeout: timedelta | None) -> float | None:
+    return None if timeout is None else timeout.total_seconds()
+
+
+def _deadline_exceeded() -> RpcError:
+    return RpcError(Code.DEADLINE_EXCEEDED, "the call's timeout has passed")
 
 
 async def _read_body(request: Request) -> bytes:
@@ -139,7 +163,7 @@ def _os_code(error: OSError) -> Code:
     return Code.INTERNAL
 
 
-def _only_message(body: bytearray) -> JsonObject:
+def _only_message(body: bytearray) -> bytes:
     """Return the one message of a server stream's request."""
     message = take_message(body)
     if message is None:
@@ -147,46 +171,59 @@ def _only_message(body: bytearray) -> JsonObject:
     return message
 
 
-def server_stream(handler: ServerStream) -> Endpoint:
-    """Return the endpoint of a call whose answer is a stream."""
+def server_stream(handler: ServerStream, rpc: Rpc, *, keeps_time: bool = False) -> Endpoint:
+    """Return the endpoint of a call whose answer is a stream.
+
+    The stream ends at the call's timeout, but for a handler that `keeps_time` itself.
+    """
 
     async def endpoint(request: Request) -> ASGIApp:
+        codec = find_codec(request.headers.get("content-type", ""), STREAM_PREFIX)
+        if codec is None:
+            return _unsupported(STREAM_PREFIX)
         try:
             call = parse_call(request)
-            message = _only_message(bytearray(await _read_body(request)))
+            message = codec.decode(rpc.request, _only_message(bytearray(await _read_body(request))))
         except Exception as error:
-            return Response(end_of_stream(as_rpc_error(error)), media_type=_STREAM_TYPE)
-        return EventStream(handler(call, message))
+            return _failed_stream(codec, error)
+        return EventStream(handler(call, message), codec, rpc.response, None if keeps_time else call.timeout)
 
     return endpoint
 
 
-def client_stream(handler: ClientStream) -> Endpoint:
+def client_stream(handler: ClientStream, rpc: Rpc) -> Endpoint:
     """Return the endpoint of a call whose request is a stream, answered when the client half-closes."""
 
     async def endpoint(request: Request) -> ASGIApp:
+        codec = find_codec(request.headers.get("content-type", ""), STREAM_PREFIX)
+        if codec is None:
+            return _unsupported(STREAM_PREFIX)
+        payloads = read_envelopes(request.stream())
         try:
-            answer = await handler(parse_call(request), read_envelopes(request.stream()))
+            messages = (codec.decode(rpc.request, payload) async for payload in payloads)
+            call = parse_call(request)
+            answer = envelope(codec.encode(rpc.response, await _in_time(call, handler(call, messages))))
         except Exception as error:
-            return Response(end_of_stream(as_rpc_error(error)), media_type=_STREAM_TYPE)
-        return Response(envelope(answer) + end_of_stream(None), media_type=_STREAM_TYPE)
+            return _failed_stream(codec, error)
+        return Response(answer + end_of_stream(None), media_type=STREAM_PREFIX + codec.name)
 
     return endpoint
 
 
-_STREAM_TYPE = "application/connect+json"
-_STREAM_START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [(b"content-type", _STREAM_TYPE.encode()), (b"cache-control", b"no-store")],
-}
+def _failed_stream(codec: Codec, error: Exception) -> Response:
+    return Response(end_of_stream(as_rpc_error(error)), media_type=STREAM_PREFIX + codec.name)
 
 
 class EventStream:
     """A response that sends batches as they come and stops producing them when the client goes away."""
 
-    def __init__(self, batches: AsyncGenerator[Batch, None]) -> None:
+    def __init__(
+        self, batches: AsyncGenerator[Batch, None], codec: Codec, schema: Message, timeout: timedelta | None
+    ) -> None:
         self._batches = batches
+        self._codec = codec
+        self._schema = schema
+        self._timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send_all(send))
@@ -200,13 +237,17 @@ class EventStream:
 
     async def _send_all(self, send: Send) -> None:
         # Within the task, so that the head and the first batch make one packet.
-        await send(_STREAM_START)
+        content_type = (STREAM_PREFIX + self._codec.name).encode()
+        headers = [(b"content-type", content_type), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         failure = None
         try:
-            async with aclosing(self._batches) as batches:
+            async with asyncio.timeout(_seconds(self._timeout)), aclosing(self._batches) as batches:
                 async for batch in batches:
-                    body = b"".join(map(envelope, batch))
+                    body = b"".join(envelope(self._codec.encode(self._schema, message)) for message in batch)
                     await send({"type": "http.response.body", "body": body, "more_body": True})
+        except TimeoutError:
+            failure = _deadline_exceeded()
         except Exception as error:
             failure = as_rpc_error(error)
         await send({"type": "http.response.body", "body": end_of_stream(failure), "more_body": False})

@@ -1,4 +1,4 @@
-"""The Connect protocol's messages on the wire: JSON objects, and the envelopes around them in streams.
+"""The Connect protocol's messages on the wire: the JSON form, and the envelopes around messages in streams.
 
 An envelope is a byte of flags, four of length, most significant first, and the message.
 """
@@ -19,25 +19,29 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _HEADER = struct.Struct(">BI")
 _COMPRESSED = 0x01
 _END_STREAM = 0x02
-encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_to_text = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
-def envelope(message: JsonObject, flags: int = 0) -> bytes:
-    payload = encode(message).encode("utf-8", "replace")
+def encode(message: JsonObject) -> bytes:
+    """Return the JSON. What is not Unicode in it, as a file's name may be, becomes question marks."""
+    return _to_text(message).encode("utf-8", "replace")
+
+
+def envelope(payload: bytes, flags: int = 0) -> bytes:
     return _HEADER.pack(flags, len(payload)) + payload
 
 
 def end_of_stream(error: RpcError | None) -> bytes:
-    """Return the last envelope. A stream that failed says so here: its HTTP status was 200 long ago."""
-    return envelope({} if error is None else {"error": error_body(error)}, _END_STREAM)
+    """Return the last envelope, JSON in either codec. A stream that failed says so here: its status was 200."""
+    return envelope(encode({} if error is None else {"error": error_body(error)}), _END_STREAM)
 
 
 def error_body(error: RpcError) -> JsonObject:
     return {"code": error.code.value, "message": error.message}
 
 
-async def read_envelopes(chunks: AsyncIterator[bytes]) -> AsyncIterator[JsonObject]:
-    """Yield the messages of a request body that arrives in any pieces."""
+async def read_envelopes(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the messages, not yet decoded, of a request body that arrives in any pieces."""
     buffer = bytearray()
     async for chunk in chunks:
         buffer += chunk
@@ -47,7 +51,7 @@ async def read_envelopes(chunks: AsyncIterator[bytes]) -> AsyncIterator[JsonObje
         raise RpcError(Code.INVALID_ARGUMENT, "the request ends within a message")
 
 
-def take_message(buffer: bytearray) -> JsonObject | None:
+def take_message(buffer: bytearray) -> bytes | None:
     """Remove the first message from `buffer` and return it, or None while it is not there in full."""
     if len(buffer) < _HEADER.size:
         return None
@@ -59,7 +63,7 @@ def take_message(buffer: bytearray) -> JsonObject | None:
         return None
     payload = bytes(buffer[_HEADER.size : end])
     del buffer[:end]
-    return decode(inflate(payload) if flags & _COMPRESSED else payload)
+    return inflate(payload) if flags & _COMPRESSED else payload
 
 
 def decode(payload: bytes) -> JsonObject:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
@@ -33,13 +33,15 @@ _RPC_CODES = {401: Code.UNAUTHENTICATED, 403: Code.PERMISSION_DENIED, 503: Code.
 class Router:
     """The ASGI application: gate, endpoint, errors in the shape the clients parse."""
 
-    def __init__(self, gate: Gate, routes: Iterable[Route]) -> None:
+    def __init__(self, gate: Gate, routes: Iterable[Route], *, on_request: Callable[[], None]) -> None:
         self._gate = gate
+        self._on_request = on_request
         self._routes = {(route.method, route.path): route for route in routes}
         self._paths = {route.path for route in self._routes.values()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            self._on_request()
             request = Request(scope, receive)
             response = await self._answer(request)
             await response(scope, receive, send)

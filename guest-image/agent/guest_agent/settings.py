@@ -18,4 +18,4 @@ class Settings:
     init_from: Sequence[IPv4Address] = ()
     """Addresses of the agent's own machine that may send /init all the same."""
     own_machine: bool = True
-    """Whether /init sets clock, random numbers and names of the machine."""
+    """Whether /init sets clock, random numbers and names of the machine, and loopback services are forwarded."""

@@ -15,7 +15,13 @@ from starlette.types import ASGIApp
 
 from code_interpreter.context import Context
 from code_interpreter.environment import SandboxEnvironment
-from code_interpreter.errors import AmbiguousContext, ContextNotFound, InterpreterError, InvalidRequest
+from code_interpreter.errors import (
+    AmbiguousContext,
+    ContextNotFound,
+    InterpreterError,
+    InvalidRequest,
+    LanguageNotInstalled,
+)
 from code_interpreter.execution import Emit
 from code_interpreter.jupyter import JupyterServer
 from code_interpreter.languages import PYTHON
@@ -27,6 +33,7 @@ _STATUS_OF_ERROR: dict[type[InterpreterError], int] = {
     AmbiguousContext: 400,
     ContextNotFound: 404,
     InvalidRequest: 422,
+    LanguageNotInstalled: 400,
 }
 
 

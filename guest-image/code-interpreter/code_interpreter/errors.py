@@ -1,5 +1,6 @@
 """What can go wrong while serving a request; `app.py` alone knows the status codes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -24,6 +25,11 @@ class InvalidRequest(InterpreterError):
 class WorkingDirectoryNotFound(InterpreterError):
     def __init__(self, cwd: Path) -> None:
         super().__init__(f"Working directory {cwd} does not exist")
+
+
+class LanguageNotInstalled(InterpreterError):
+    def __init__(self, kernel_name: str, installed: Iterable[str]) -> None:
+        super().__init__(f"Language {kernel_name} is not installed. Installed kernels: {', '.join(sorted(installed))}")
 
 
 class KernelStartFailed(InterpreterError):

@@ -3,14 +3,14 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from code_interpreter.errors import JupyterUnavailable, KernelStartFailed
+from code_interpreter.errors import JupyterUnavailable, KernelStartFailed, LanguageNotInstalled
 from code_interpreter.messages import Message
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,13 @@ class JupyterServer:
             async with self._request("POST", "/api/kernels", body) as answer:
                 return str((await answer.json())["id"])
         except JupyterUnavailable as error:
+            if name not in (installed := await self._installed_kernels()):
+                raise LanguageNotInstalled(name, installed) from error
             raise KernelStartFailed(name, str(error)) from error
+
+    async def _installed_kernels(self) -> Collection[str]:
+        async with self._request("GET", "/api/kernelspecs") as answer:
+            return set((await answer.json())["kernelspecs"])
 
     async def restart_kernel(self, kernel_id: str) -> None:
         async with self._request("POST", f"/api/kernels/{kernel_id}/restart", {}):

@@ -4,6 +4,7 @@ A language that is not in the table is run by the kernel of that name, without e
 """
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,12 @@ def _javascript_environment(change: EnvironmentChange) -> str:
     return f"Object.assign(process.env, {json.dumps(dict(change.set))});{removals} undefined"
 
 
+def _bash_environment(change: EnvironmentChange) -> str:
+    # -v: a function of that name is not what is meant.
+    settings = [f"export {shlex.quote(f'{name}={value}')}" for name, value in change.set.items()]
+    return "; ".join([*settings, *(f"unset -v {shlex.quote(name)}" for name in change.remove)])
+
+
 PYTHON = Language(
     name="python",
     kernel="python3",
@@ -51,12 +58,15 @@ PYTHON = Language(
     # Showing a value, printing, and failing: the first traceback loads a good deal of IPython.
     warm_up=('get_ipython().display_formatter.format({"warm": [1, "up"]}); print("warm")', "1/0"),
 )
-# Node starts with the first cell, so it has nothing to renew; see javascript_kernel.
+# Node and bash start with the first cell, so they have nothing to renew; see process_kernel.
 JAVASCRIPT = Language(name="javascript", kernel="javascript", change_environment=_javascript_environment)
+# Its own contexts, and so its own variables: a name declared in one language is not there in the other.
+TYPESCRIPT = Language(name="typescript", kernel="typescript", change_environment=_javascript_environment)
+BASH = Language(name="bash", kernel="bash", change_environment=_bash_environment)
 
 STARTED_AT_ONCE = (PYTHON, JAVASCRIPT)
-_LANGUAGES = {language.name: language for language in STARTED_AT_ONCE}
-_ALIASES = {"js": "javascript"}
+_LANGUAGES = {language.name: language for language in (*STARTED_AT_ONCE, TYPESCRIPT, BASH)}
+_ALIASES = {"js": "javascript", "ts": "typescript"}
 
 
 def find_language(name: str) -> Language:

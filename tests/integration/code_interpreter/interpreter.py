@@ -74,7 +74,7 @@ def running_interpreter(programs: Programs, directory: Path, envs_url: str) -> I
     home.mkdir()
     port, jupyter_port = free_port(), free_port()
     environment = {
-        "PATH": f"{programs.kernel_bin}:{os.environ['PATH']}",
+        "PATH": f"{programs.kernel_bin}:{programs.node_modules / '.bin'}:{os.environ['PATH']}",
         "HOME": str(home),
         "LANG": "C.UTF-8",
         "NODE_PATH": str(programs.node_modules),

@@ -13,8 +13,8 @@ from pathlib import Path
 
 CODE_INTERPRETER = Path(__file__).parents[3] / "guest-image" / "code-interpreter"
 _REQUIREMENTS = CODE_INTERPRETER / "requirements"
-# The version that Debian 12's nodejs brings into the image.
-_ACORN = "acorn@8.8.1"
+# The versions of Debian 12 that the image has.
+_NODE_PACKAGES = ("acorn@8.8.1", "esbuild@0.17.0")
 _INSTALL_DEADLINE_S = 900
 
 
@@ -27,7 +27,11 @@ class Programs:
 
 def installed() -> Programs:
     """Return the programs as the requirements pin them, installing them first if need be."""
-    inputs = [_ACORN.encode(), sys.version.encode(), *(path.read_bytes() for path in _requirement_files())]
+    inputs = [
+        " ".join(_NODE_PACKAGES).encode(),
+        sys.version.encode(),
+        *(path.read_bytes() for path in _requirement_files()),
+    ]
     key = hashlib.sha256(b"\0".join(inputs)).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cube" / "code-interpreter" / key
     cache.mkdir(parents=True, exist_ok=True)
@@ -53,7 +57,7 @@ def _install(cache: Path) -> None:
         requirements = _REQUIREMENTS / f"{name}.txt"
         pip = [str(cache / name / "bin" / "python"), "-m", "pip", "install", "--quiet"]
         _run([*pip, *options, f"--requirement={requirements}"])
-    _run(["npm", "install", "--silent", "--no-save", f"--prefix={cache}", _ACORN])
+    _run(["npm", "install", "--silent", "--no-save", f"--prefix={cache}", *_NODE_PACKAGES])
 
 
 def _run(argv: list[str]) -> None:

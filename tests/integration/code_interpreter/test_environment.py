@@ -5,10 +5,12 @@ from tests.integration.code_interpreter.interpreter import Interpreter
 GET = {
     "python": "import os; print(os.environ.get('{}'))",
     "javascript": "console.log(process.env['{}'] ?? 'None')",
+    "typescript": "console.log((process.env['{}'] as string | undefined) ?? 'None')",
+    "bash": 'echo "${{{}-None}}"',
 }
 
 
-@pytest.fixture(params=["python", "javascript"])
+@pytest.fixture(params=list(GET))
 def language(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

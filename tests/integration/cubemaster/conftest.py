@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from appliance.clients.master import MasterClient
 from appliance.common.http import InternalClient
 from appliance.contracts.master import BuildStatus, NewKey, NewSandbox, NewTemplate, SandboxView
 from appliance.contracts.node import BuildState
+from appliance.cubeapi.app import create_app as create_api
+from appliance.cubeapi.settings import CubeApiSettings
 from appliance.cubemaster.app import Secrets, create_app
 from appliance.cubemaster.persistence.database import make_engine
 from appliance.cubemaster.persistence.schema import migrate
@@ -164,3 +167,22 @@ async def appliance(
         running = Appliance(MasterClient(http), node, settings, db, redis)
         await running.beat()
         yield running
+
+
+@pytest.fixture
+async def api(appliance: Appliance) -> AsyncIterator[httpx.AsyncClient]:
+    """CubeAPI over this CubeMaster, called with a key of the team `default`."""
+    app = create_api(CubeApiSettings(master=f"unix://{appliance.settings.socket}", key_cache_s=0))
+    key = (await appliance.master.create_key(NewKey(name="test"))).key
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://api", headers={"X-API-Key": key}) as http,
+    ):
+        yield http
+
+
+@pytest.fixture
+async def others(appliance: Appliance) -> dict[str, str]:
+    """Headers of a caller from another team."""
+    return {"X-API-Key": (await appliance.master.create_key(NewKey(team="other", name="test"))).key}

@@ -128,7 +128,8 @@ async def test_building_a_name_again_adds_a_build_and_moves_the_tag(appliance: A
 async def test_a_used_template_cannot_be_deleted_and_an_unused_one_leaves_the_node(appliance: Appliance) -> None:
     team_id, template_id = await appliance.team(), await appliance.template("base")
     made = await appliance.sandbox(team_id)
-    with pytest.raises(errors.Conflict, match="1 sandboxes"):
+    in_use = f"cannot delete template '{template_id}' because there are running sandboxes using it"
+    with pytest.raises(errors.TemplateInUse, match=in_use):
         await appliance.master.delete_template("base", team_id=team_id)
     await appliance.master.kill_sandbox(made.sandbox_id)
 

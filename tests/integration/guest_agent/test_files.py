@@ -4,6 +4,7 @@ import gzip
 import os
 import pwd
 import socket
+import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
@@ -175,6 +176,16 @@ def test_compose_joins_and_removes_the_pieces(agent: Agent, tmp_path: Path) -> N
     again = agent.request("POST", "/files/compose", request % (*(str(p).encode() for p in pieces), made))
     assert again.status == 404
     assert (tmp_path / "all").read_bytes() == b"111222"
+
+
+def test_a_full_disk_is_507_and_the_agent_goes_on(agent: Agent, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True, timeout=30)
+    try:
+        full = agent.request("POST", f"/files?path={tmp_path}/large", b"a" * 8_000_000, headers=OCTETS)
+        assert (full.status, full.json["code"]) == (507, 507)
+        assert agent.request("POST", f"/files?path={tmp_path}/large", b"small", headers=OCTETS).status == 200
+    finally:
+        subprocess.run(["umount", tmp_path], check=True, timeout=30)
 
 
 def test_a_client_that_leaves_mid_upload_leaves_the_agent_well(agent: Agent, tmp_path: Path) -> None:

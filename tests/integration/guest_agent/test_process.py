@@ -228,6 +228,23 @@ def _ends(pidfd: int) -> bool:
         os.close(pidfd)
 
 
+def test_other_calls_end_at_their_timeout_and_leave_the_process_alone(agent: Agent) -> None:
+    stream = agent.start("/bin/sleep", "20", stdin=True)
+    pid = started(stream)
+    followed = agent.stream("process.Process/Connect", {"process": {"pid": pid}}, **{"Connect-Timeout-Ms": "100"})
+    assert collect(followed).end == {"error": {"code": "deadline_exceeded", "message": "the call's timeout has passed"}}
+    followed.close()
+    # More than a pipe holds, and nobody reads it.
+    stuck = {"process": {"pid": pid}, "input": {"stdin": b64(b"a" * 1_000_000)}}
+    refused = agent.call("process.Process/SendInput", stuck, **{"Connect-Timeout-Ms": "100"})
+    assert (refused.status, refused.json["code"]) == (504, "deadline_exceeded")
+    assert agent.call("process.Process/SendSignal", {"process": {"pid": pid}, "signal": 9}).status == 200
+    run = collect(_with_start(stream, pid))
+    stream.close()
+    assert run.exit is not None
+    assert run.exit["status"] == "signal: killed"
+
+
 def test_a_process_outlives_its_client(agent: Agent) -> None:
     stream = agent.start("/bin/sh", "-c", "read line; echo got $line", stdin=True, tag="outlives")
     pid = started(stream)
@@ -318,5 +335,7 @@ def test_malformed_requests_are_invalid_arguments(agent: Agent) -> None:
     assert b"invalid_argument" in answer.body
     assert agent.call("process.Process/SendInput", {"process": {}}).json["code"] == "invalid_argument"
     assert agent.call("process.Process/SendInput", {"process": {"pid": -1}}).status == 400
-    binary = agent.request("POST", "/process.Process/List", headers={"Content-Type": "application/proto"})
-    assert binary.status == 415
+    for method, accepted in (("List", "application/json"), ("Start", "application/connect+json")):
+        other = agent.request("POST", f"/process.Process/{method}", headers={"Content-Type": "application/xml"})
+        assert other.status == 415
+        assert accepted in other.headers["accept-post"]

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
@@ -111,6 +111,21 @@ class BootedGuest:
         )
         assert status == 200, stream
         return _standard_output(stream)
+
+    def fetch(self, port: int, path: str) -> bytes | None:
+        """Return a file of a server in the guest, or None where nothing listens on the port."""
+        try:
+            with self.namespace.entered():
+                connected = socket.create_connection((str(GUEST_ADDRESS), port), timeout=5)
+        except ConnectionRefusedError:
+            return None
+        with closing(HTTPConnection(str(GUEST_ADDRESS), port)) as connection:
+            connection.sock = connected
+            try:
+                connection.request("GET", path)
+                return connection.getresponse().read()
+            except ConnectionError:
+                return None
 
     async def ends(self) -> str:
         """Return the console once the machine is gone."""

@@ -10,11 +10,13 @@ import pytest
 from image_build import squashfs
 from tests.integration.guest_image.conftest import Boot
 from tests.support.guest_images import IMAGES
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.guest]
 
 # The brackets keep the pattern from matching the command line of the shell that looks for it.
 _KILL_AGENT = 'for p in /proc/[0-9]*; do grep -q "guest[_]agent" $p/cmdline && kill -9 ${p#/proc/}; done'
+_KILL_SERVER = _KILL_AGENT.replace("guest[_]agent", "http[d]")
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -84,3 +86,14 @@ async def test_guest_with_a_broken_layer_says_which_and_ends(boot: Boot, tmp_pat
     broken.write_bytes(b"\0" * 8192)
     guest = await boot([broken])
     assert "cannot boot: mount /dev/vdc (squashfs)" in await guest.ends()
+
+
+async def test_service_on_loopback_is_reached_from_the_node_while_it_runs(boot: Boot, tmp_path: Path) -> None:
+    guest = await boot([IMAGES["alpine"].layer(tmp_path)])
+    await guest.answers()
+    await guest.init()
+    assert guest.fetch(8080, "/alpine-release") is None
+    await guest.run("/bin/busybox", "httpd", "-p", "127.0.0.1:8080", "-h", "/etc")
+    await eventually(lambda: guest.fetch(8080, "/alpine-release") == b"3.22.1\n")
+    await guest.run("/bin/sh", "-c", _KILL_SERVER)
+    await eventually(lambda: guest.fetch(8080, "/alpine-release") is None)

@@ -1,9 +1,10 @@
 import ast
 import os
+import subprocess
 
 import pytest
 
-from code_interpreter.languages import JAVASCRIPT, PYTHON, EnvironmentChange, find_language
+from code_interpreter.languages import BASH, JAVASCRIPT, PYTHON, TYPESCRIPT, EnvironmentChange, Language, find_language
 
 AWKWARD = "quote ' \" back\\slash \n line $HOME é"
 
@@ -42,3 +43,21 @@ def test_javascript_code_quotes_what_it_sets() -> None:
 def test_a_change_of_nothing_is_none() -> None:
     assert not EnvironmentChange(set={}, remove=())
     assert EnvironmentChange(set={}, remove=("A",))
+
+
+@pytest.mark.parametrize(("name", "language"), [("ts", TYPESCRIPT), ("TypeScript", TYPESCRIPT), ("Bash", BASH)])
+def test_more_languages_have_names(name: str, language: Language) -> None:
+    assert find_language(name) is language
+
+
+def test_bash_code_quotes_what_it_sets() -> None:
+    assert BASH.change_environment is not None
+    code = BASH.change_environment(EnvironmentChange(set={"AWKWARD": AWKWARD}, remove=["GONE", "NEVER"]))
+    told = subprocess.run(
+        ["bash", "-c", f'{code}; printf %s "$AWKWARD"; test -z ${{GONE+set}}'],
+        env={"GONE": "1", "PATH": os.environ["PATH"]},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert (told.stdout, told.stderr) == (AWKWARD, "")

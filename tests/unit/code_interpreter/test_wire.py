@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from javascript_kernel.wire import BadMessage, Connection, Message, pack, unpack
+from process_kernel.wire import BadMessage, Connection, Message, pack, unpack
 
 KEY = b"secret"
 REQUEST = Message(

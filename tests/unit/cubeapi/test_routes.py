@@ -17,6 +17,7 @@ from appliance.cubeapi.app import public_code
 from appliance.cubeapi.auth import Authenticator
 from appliance.cubeapi.routes import sandboxes, templates
 from appliance.cubeapi.settings import CubeApiSettings
+from appliance.domain.errors import QuotaExceeded
 from tests.support.fake_master import FakeMaster
 
 KEY = "e2b_" + "a" * 40
@@ -144,6 +145,14 @@ async def test_what_cannot_be_served_is_refused_by_name(
 
 async def test_unknown_fields_are_ignored(api: httpx.AsyncClient) -> None:
     await create(api, fieldOfALaterSdk=True)
+
+
+async def test_a_full_team_is_429_and_may_try_again(api: httpx.AsyncClient, master: FakeMaster) -> None:
+    master.fail_create = QuotaExceeded("the team has reached its maximum of 1 concurrent sandboxes")
+    response = await api.post("/v2/sandboxes", json={"templateID": "base"})
+    assert (response.status_code, response.json()["code"]) == (429, 429)
+    assert int(response.headers["Retry-After"]) > 0
+    assert response.headers["Should-Retry"] == "true"
 
 
 async def test_unknown_template_is_404(api: httpx.AsyncClient) -> None:

@@ -37,13 +37,14 @@ def test_a_line_that_is_no_pin_is_an_error(line: str) -> None:
         parse_debs(f"# comment\n{line}\n", source="lock")
 
 
-@pytest.mark.parametrize("name", ["kernel", "agent", "base", "tests"])
+@pytest.mark.parametrize("name", ["kernel", "agent", "base", "code-interpreter", "tests"])
 def test_every_package_that_is_wanted_is_locked(name: str) -> None:
     wanted = read_versions((GUEST_IMAGE / "versions.toml").read_text())
     packages = {
         "kernel": wanted.kernel_packages,
         "agent": wanted.agent_packages,
         "base": wanted.base_packages,
+        "code-interpreter": wanted.code_interpreter_packages,
         "tests": wanted.test_packages,
     }[name]
     locked = {deb.name for deb in read_debs(GUEST_IMAGE / "locks" / f"{name}.lock")}

@@ -8,7 +8,7 @@ import pytest
 
 from appliance.domain.ids import VmId
 from appliance.hypervisor.base import Accelerator, Disk, Nic, VmSpec
-from appliance.hypervisor.qemu.argv import BootFiles, Descriptors, boot_argv, clone_argv
+from appliance.hypervisor.qemu.argv import BootFiles, Descriptors, IncomingState, boot_argv, clone_argv
 
 SPEC = VmSpec(
     vm_id=VmId("i123"),
@@ -28,8 +28,9 @@ def boot(spec: VmSpec = SPEC, accelerator: Accelerator = Accelerator.TCG) -> lis
     return boot_argv("qemu", spec, accelerator, DESCRIPTORS, BOOT)
 
 
-def clone(spec: VmSpec = SPEC, accelerator: Accelerator = Accelerator.TCG) -> list[str]:
-    return clone_argv("qemu", spec, accelerator, DESCRIPTORS, 12)
+def clone(spec: VmSpec = SPEC, accelerator: Accelerator = Accelerator.TCG, *, devices_alone: bool = False) -> list[str]:
+    state = IncomingState(12, describes_itself=not devices_alone)
+    return clone_argv("qemu", spec, accelerator, DESCRIPTORS, state)
 
 
 def values(argv: list[str], option: str) -> list[str]:
@@ -59,6 +60,13 @@ def test_clone_has_no_kernel_and_waits_for_its_state() -> None:
     assert not {"-kernel", "-initrd", "-append"} & set(argv)
     assert values(argv, "-incoming") == ["defer"]
     assert "fd=12,set=12" in values(argv, "-add-fd")
+
+
+def test_only_the_state_of_devices_alone_is_loaded_without_its_configuration_and_description() -> None:
+    assert values(clone(devices_alone=True), "-global") == ["migration.send-configuration=off"]
+    assert "suppress-vmdesc=on" in values(clone(devices_alone=True), "-machine")
+    assert values(clone(), "-global") == []
+    assert not any("suppress-vmdesc" in machine for machine in values(clone(), "-machine"))
 
 
 def test_boot_has_its_kernel_and_command_line() -> None:

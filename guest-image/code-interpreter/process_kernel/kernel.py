@@ -8,24 +8,12 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
-from javascript_kernel.cells import Event, NodeProcess
-from javascript_kernel.wire import BadMessage, Connection, Message, pack, unpack
+from process_kernel.languages import Language
+from process_kernel.process import CellProcess, Event
+from process_kernel.wire import BadMessage, Connection, Message, pack, unpack
 
 _INTERRUPT_GRACE_S = 2.0
 
-_KERNEL_INFO: Mapping[str, Any] = {
-    "status": "ok",
-    "protocol_version": "5.3",
-    "implementation": "javascript_kernel",
-    "implementation_version": "1.0",
-    "banner": "JavaScript in Node.js",
-    "language_info": {
-        "name": "javascript",
-        "version": "ES2022",
-        "mimetype": "application/javascript",
-        "file_extension": ".js",
-    },
-}
 # What a client may ask of any kernel and this one has nothing to say to.
 _EMPTY_ANSWERS: Mapping[str, Mapping[str, Any]] = {
     "complete_request": {"status": "ok", "matches": [], "cursor_start": 0, "cursor_end": 0, "metadata": {}},
@@ -36,15 +24,16 @@ _EMPTY_ANSWERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class JavaScriptKernel:
-    """Owns the sockets, and the Node.js process from the first cell on.
+class ProcessKernel:
+    """Owns the sockets, and from the first cell on the process that runs cells.
 
-    Node is not started with the kernel: V8 and OpenSSL seed their random generators as it starts, and the
-    clones of a snapshot that held it would all draw the same numbers and the same keys.
+    That is not started with the kernel: Node.js and bash seed their random generators as they start, and the
+    clones of a snapshot that held such a process would all draw the same numbers and the same keys.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, language: Language) -> None:
         self._connection = connection
+        self._language = language
         context = zmq.asyncio.Context()
         self._context = context
         self._shell = context.socket(zmq.ROUTER)
@@ -54,12 +43,12 @@ class JavaScriptKernel:
         self._iopub = zmq.Context(context).socket(zmq.PUB)
         self._iopub.sndhwm = 0  # no limit: what a fast cell prints must wait for the reader, not be dropped
         self._heartbeat = context.socket(zmq.REP)
-        self._node: NodeProcess | None = None
+        self._process: CellProcess | None = None
         self._execution_count = 0
         self._running: Message | None = None  # the request whose cell runs, or the last one that did
         self._is_busy = False
         self._stopping = asyncio.Event()
-        self._ending_node: asyncio.TimerHandle | None = None
+        self._ending: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serve until a client asks to shut down or the Jupyter server is gone."""
@@ -91,8 +80,8 @@ class JavaScriptKernel:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if self._node is not None:
-                await self._node.close()
+            if self._process is not None:
+                await self._process.close()
             for socket in sockets.values():
                 socket.close()
             self._context.term()
@@ -122,13 +111,23 @@ class JavaScriptKernel:
             case "execute_request":
                 return await self._execute(request)
             case "kernel_info_request":
-                return _KERNEL_INFO
+                return self._kernel_info()
             case "interrupt_request":
                 self._interrupt()
                 return {"status": "ok"}
             case "shutdown_request":
                 return {"status": "ok", "restart": bool(request.content.get("restart"))}
         return _EMPTY_ANSWERS.get(request.type)
+
+    def _kernel_info(self) -> Mapping[str, Any]:
+        return {
+            "status": "ok",
+            "protocol_version": "5.3",
+            "implementation": "process_kernel",
+            "implementation_version": "1.0",
+            "banner": f"{self._language.info['name']} in {self._language.program}",
+            "language_info": self._language.info,
+        }
 
     async def _execute(self, request: Message) -> Mapping[str, Any]:
         code = str(request.content["code"])
@@ -145,13 +144,13 @@ class JavaScriptKernel:
 
     async def _run_cell(self, code: str, request: Message, *, silent: bool) -> Mapping[str, Any] | None:
         """Run a cell and publish its events; return the error that ended it, if one did."""
-        if self._node is None or self._node.returncode is not None:
-            self._node = await NodeProcess.start(self._publish_stream)
-        node = self._node
+        if self._process is None or self._process.returncode is not None:
+            self._process = await self._language.start(self._publish_stream)
+        process = self._process
         error: Mapping[str, Any] | None = None
         self._is_busy = True
         try:
-            async for event in node.run(code, self._execution_count):
+            async for event in process.run(code, 0 if silent else self._execution_count):
                 match event["type"]:
                     case "done":
                         return error
@@ -166,36 +165,36 @@ class JavaScriptKernel:
                     case "error":
                         error = {key: event[key] for key in ("ename", "evalue", "traceback")}
                         self._publish(request, "error", error)
-            error = await self._bury(node)
+            error = await self._bury(process)
             self._publish(request, "error", error)
             return error
         finally:
             self._is_busy = False
-            if self._ending_node is not None:
-                self._ending_node.cancel()
-                self._ending_node = None
+            if self._ending is not None:
+                self._ending.cancel()
+                self._ending = None
 
-    async def _bury(self, node: NodeProcess) -> Mapping[str, Any]:
+    async def _bury(self, process: CellProcess) -> Mapping[str, Any]:
         """Free what an ended process held and return what its end means for the cell."""
-        interrupted = self._ending_node is not None
-        status = await node.close()
-        self._node = None
+        interrupted = self._ending is not None
+        status = await process.close()
+        self._process = None
         if interrupted:
             name = "KeyboardInterrupt"
-            value = "Node.js did not heed the interrupt and was ended; its variables are lost"
+            value = f"{self._language.program} did not heed the interrupt and was ended; its variables are lost"
         else:
             name = "ProcessExit"
-            value = f"Node.js ended with status {status}; its variables are lost"
+            value = f"{self._language.program} ended with status {status}; its variables are lost"
         return {"ename": name, "evalue": value, "traceback": [f"{name}: {value}"]}
 
     def _interrupt(self) -> None:
-        """Interrupt the cell; end Node if it goes on, in code that waits for nothing after an await."""
-        if self._node is None or not self._is_busy:
+        """Interrupt the cell; end the process if it goes on, as Node.js may after an await."""
+        if self._process is None or not self._is_busy:
             return
-        self._node.interrupt()
-        if self._ending_node is None:
+        self._process.interrupt()
+        if self._ending is None:
             loop = asyncio.get_running_loop()
-            self._ending_node = loop.call_later(_INTERRUPT_GRACE_S, self._node.kill)
+            self._ending = loop.call_later(_INTERRUPT_GRACE_S, self._process.kill)
 
     def _publish_stream(self, event: Event) -> None:
         if self._running is not None:

@@ -1,50 +1,18 @@
 """The Node.js process that runs the cells, and the lines of JSON exchanged with it."""
 
 import asyncio
-import codecs
 import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+
+from process_kernel.process import Event, Forward, OutputPipe, pipe_reader, pipe_writer, send_signal
 
 _DRIVER = Path(__file__).with_name("node") / "driver.mjs"
 _NODE_OPTIONS = ("--experimental-import-meta-resolve",)
-_LINE_LIMIT = 2**30  # bytes; a cell may show a large value
-_MORE_THAN_A_PIPE_HOLDS = 2**20  # bytes
-
-Event = Mapping[str, Any]
-Forward = Callable[[Event], None]
-
-
-class OutputPipe:
-    """A standard stream of the process: what is written to it is forwarded."""
-
-    def __init__(self, name: str, forward: Forward) -> None:
-        self._name = name
-        self._forward = forward
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._descriptor, self.end_of_child = os.pipe()
-        os.set_blocking(self._descriptor, False)
-        asyncio.get_running_loop().add_reader(self._descriptor, self.forward_available)
-
-    def forward_available(self) -> None:
-        """Forward all that the pipe holds at this moment."""
-        try:
-            chunk = os.read(self._descriptor, _MORE_THAN_A_PIPE_HOLDS)
-        except BlockingIOError:
-            return
-        if not chunk:
-            asyncio.get_running_loop().remove_reader(self._descriptor)
-        if text := self._decoder.decode(chunk, final=not chunk):
-            self._forward({"type": "stream", "name": self._name, "text": text})
-
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._descriptor)
-        os.close(self._descriptor)
 
 
 class NodeProcess:
@@ -69,16 +37,16 @@ class NodeProcess:
         self._resources = resources
 
     @classmethod
-    async def start(cls, forward: Forward) -> "NodeProcess":
-        """Start Node.js. What is written to its standard streams goes to `forward`, at any time."""
+    async def start(cls, language: str, forward: Forward) -> "NodeProcess":
+        """Start Node.js for cells in `language`. What its standard streams get goes to `forward`, at any time."""
         # Two stacks: the ends of the pipes that the child has are closed here once it has them.
         async with AsyncExitStack() as ours, AsyncExitStack() as childs:
             requests_out, requests_in = os.pipe()
             childs.callback(os.close, requests_out)
-            requests = await _writer(requests_in, ours)
+            requests = await pipe_writer(requests_in, ours)
             events_out, events_in = os.pipe()
             childs.callback(os.close, events_in)
-            events = await _reader(events_out, ours)
+            events = await pipe_reader(events_out, ours)
             outputs = [OutputPipe("stdout", forward), OutputPipe("stderr", forward)]
             for output in outputs:
                 ours.callback(output.close)
@@ -89,6 +57,7 @@ class NodeProcess:
                 str(_DRIVER),
                 str(requests_out),
                 str(events_in),
+                language,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=outputs[0].end_of_child,
                 stderr=outputs[1].end_of_child,
@@ -119,10 +88,10 @@ class NodeProcess:
             yield event
 
     def interrupt(self) -> None:
-        _signal(self._process, signal.SIGINT)
+        send_signal(self._process, signal.SIGINT)
 
     def kill(self) -> None:
-        _signal(self._process, signal.SIGKILL)
+        send_signal(self._process, signal.SIGKILL)
 
     async def close(self) -> int:
         """End the process and return its status: the exit status, or a signal's number, negative."""
@@ -131,31 +100,5 @@ class NodeProcess:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    _signal(process, signal.SIGKILL)
+    send_signal(process, signal.SIGKILL)
     await process.wait()
-
-
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    # Not through the process object: that would take the status of a process that has just ended.
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, number)
-
-
-async def _writer(descriptor: int, stack: AsyncExitStack) -> asyncio.StreamWriter:
-    loop = asyncio.get_running_loop()
-    transport, protocol = await loop.connect_write_pipe(
-        lambda: asyncio.streams.FlowControlMixin(loop=loop), os.fdopen(descriptor, "wb", buffering=0)
-    )
-    stack.callback(transport.close)
-    return asyncio.StreamWriter(transport, protocol, None, loop)
-
-
-async def _reader(descriptor: int, stack: AsyncExitStack) -> asyncio.StreamReader:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=_LINE_LIMIT)
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
-    )
-    stack.callback(transport.close)
-    return reader

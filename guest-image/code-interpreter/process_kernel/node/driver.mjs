@@ -1,5 +1,6 @@
 // Runs cells in this process, as the kernel sends them: one line of JSON in for each cell, lines of JSON out for
-// what it does. Started as `node driver.mjs <descriptor to read> <descriptor to write>`.
+// what it does. Started as
+// `node driver.mjs <descriptor to read> <descriptor to write> <javascript | typescript>`.
 
 import fs from 'node:fs';
 import { createRequire, isBuiltin } from 'node:module';
@@ -13,7 +14,9 @@ import vm from 'node:vm';
 import { IMPORT, transform } from './transform.mjs';
 
 const DISPLAY = Symbol.for('Jupyter.display');
-const [requestDescriptor, eventDescriptor] = process.argv.splice(1).slice(-2).map(Number);
+const [requestPipe, eventPipe, language] = process.argv.splice(1).slice(-3);
+const [requestDescriptor, eventDescriptor] = [requestPipe, eventPipe].map(Number);
+const typescript = language === 'typescript' ? await import('./typescript.mjs') : null;
 
 let endCell = null; // rejects the promise of the running cell
 
@@ -74,9 +77,10 @@ function makeAssignable(name) {
 }
 
 async function run(code, number) {
-  const cell = transform(code);
+  const filename = `cell ${number}`;
+  const cell = transform(typescript ? typescript.strip(code, filename) : code);
   cell.names.forEach(makeAssignable);
-  const script = new vm.Script(cell.script, { filename: `cell ${number}` });
+  const script = new vm.Script(cell.script, { filename });
   const interrupted = new Promise((_, reject) => {
     endCell = reject;
   });
@@ -101,7 +105,8 @@ function traceback(error) {
   const lines = String(error.stack ?? error).split('\n');
   const isCell = lines.map((line) => /^\s+at .*\bcell \d+:/.test(line));
   const end = isCell.lastIndexOf(true) + 1 || lines.length;
-  return lines.slice(0, end).filter((line) => !/^\s+at .*(driver\.mjs|node:internal)/.test(line));
+  const shown = lines.slice(0, end).filter((line) => !/^\s+at .*(driver\.mjs|node:internal)/.test(line));
+  return typescript ? shown.map(typescript.placed) : shown;
 }
 
 async function execute({ code, number }) {

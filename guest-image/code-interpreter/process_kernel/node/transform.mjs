@@ -44,8 +44,12 @@ function parse(source) {
 }
 
 // As in Node's own REPL, `{a: 1}` is an object; only with a semicolon behind it is it a block.
+export function mayBeObject(code) {
+  return /^\s*\{/.test(code) && !/;\s*$/.test(code);
+}
+
 function asExpressionIfObject(code) {
-  if (!/^\s*\{/.test(code) || /;\s*$/.test(code)) return code;
+  if (!mayBeObject(code)) return code;
   try {
     const wrapped = `(${code}\n)`;
     acorn.parse(wrapped, PARSER_OPTIONS);

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from appliance.storage.threads import in_thread
+from appliance.common.threads import in_thread
 
 
 async def test_a_cancelled_call_ends_only_after_its_thread() -> None:
