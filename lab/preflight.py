@@ -24,8 +24,8 @@ PACKAGES = (
 """What `make up` runs on this host. Everything else is inside the lab's machines."""
 
 TEST_PACKAGES = (
-    "dbus", "libnginx-mod-http-lua", "linux-headers-amd64", "lua-cjson", "lua-nginx-redis", "lua-resty-core",
-    "lua-resty-lrucache", "mariadb-server", "mkcert", "nftables", "nginx-light", "python3-bpfcc", "qemu-system-x86",
+    "cpio", "dbus", "libnginx-mod-http-lua", "linux-headers-amd64", "lua-cjson", "lua-nginx-redis",
+    "lua-resty-core", "lua-resty-lrucache", "mariadb-server", "mkcert", "nftables", "nginx-light", "python3-bpfcc", "qemu-system-x86",
     "qemu-utils", "redis-server", "skopeo", "tcpdump", "xfsprogs",
 )  # fmt: skip
 """What the tests start on this host, outside the lab."""
