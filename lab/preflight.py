@@ -25,8 +25,8 @@ PACKAGES = (
 
 TEST_PACKAGES = (
     "cpio", "dbus", "libnginx-mod-http-lua", "linux-headers-amd64", "lua-cjson", "lua-nginx-redis",
-    "lua-resty-core", "lua-resty-lrucache", "mariadb-server", "mkcert", "nftables", "nginx-light", "python3-bpfcc", "qemu-system-x86",
-    "qemu-utils", "redis-server", "skopeo", "tcpdump", "xfsprogs",
+    "lua-resty-core", "lua-resty-lrucache", "mariadb-server", "mkcert", "nftables", "nginx-light", "python3-bpfcc",
+    "qemu-system-x86", "qemu-utils", "redis-server", "skopeo", "tcpdump", "xfsprogs",
 )  # fmt: skip
 """What the tests start on this host, outside the lab."""
 
