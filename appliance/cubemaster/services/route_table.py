@@ -27,6 +27,8 @@ CHANNEL = "cube:routes"
 _PREFIX = "cube:route:"
 _COMPLETE = "cube:routes-complete"
 """Present while the table holds every route: what was flushed misses this too."""
+_REBUILDING = "cube:routes-rebuilding"
+"""Becomes `_COMPLETE` at the end of a rebuild. A flush in between takes it away: half a table is never complete."""
 _WRITE_LIMIT = timedelta(milliseconds=250)
 _REBUILD_LIMIT = timedelta(seconds=10)
 _BATCH = 500
@@ -73,6 +75,7 @@ class RouteTable:
     async def _rebuild(self) -> None:
         # Cleared first: a write that fails from here on makes it doubtful again.
         self._doubtful = False
+        await self._redis.set(_REBUILDING, "1")
         routes = await self._running()
         for ids in _batches(list(routes)):
             await self._redis.mset({_PREFIX + one: routes[one].model_dump_json() for one in ids})
@@ -85,7 +88,8 @@ class RouteTable:
         pipeline = self._redis.pipeline(transaction=False)
         for one in stale:
             pipeline.publish(CHANNEL, one)
-        pipeline.set(_COMPLETE, "1")
+        # An error where the key is gone: the table was flushed meanwhile, and stays doubtful.
+        pipeline.rename(_REBUILDING, _COMPLETE)
         await pipeline.execute()
         log.info("routes_rebuilt", routes=len(routes), stale=len(stale))
 

@@ -1,6 +1,18 @@
 from __future__ import annotations
 
-from tests.integration.cubemaster.conftest import Appliance, eventually
+from collections.abc import Callable
+from typing import TypeVar
+
+from redis.asyncio import Redis
+
+from appliance.cubemaster.persistence.database import Database, make_engine
+from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
+from appliance.cubemaster.services.route_table import RouteTable
+from tests.integration.cubemaster.conftest import DATABASE, Appliance, eventually
+from tests.support.mariadb import MariaDb
+from tests.support.redis_server import RedisServer
+
+_R = TypeVar("_R")
 
 
 async def test_routes_come_back_after_a_flush(appliance: Appliance) -> None:
@@ -13,6 +25,35 @@ async def test_routes_come_back_after_a_flush(appliance: Appliance) -> None:
             return set(redis.keys("cube:route:*")) == {f"cube:route:{one}" for one in made}
 
         await eventually(rebuilt)
+
+
+async def test_a_flush_in_the_middle_of_a_rebuild_does_not_pass_for_a_whole_table(
+    db: MariaDb, redis: RedisServer
+) -> None:
+    class FlushedAtTheSecondLook(Database):
+        looks = 0
+
+        async def transact(self, work: Callable[[UnitOfWork], _R]) -> _R:
+            found = await super().transact(work)
+            self.looks += 1
+            if self.looks == 2:
+                with redis.client() as client:
+                    client.flushall()
+            return found
+
+    engine = make_engine(db.url(DATABASE), connections=1)
+    database = FlushedAtTheSecondLook(engine, connections=1)
+    connection = Redis(unix_socket_path=str(redis.socket))
+    table = RouteTable(connection, database)
+    with redis.client() as client:
+        await table.check()
+        assert client.exists("cube:routes-complete") == 0
+        await table.check()
+        assert client.exists("cube:routes-complete") == 1
+        assert client.exists("cube:routes-rebuilding") == 0
+    await connection.aclose()
+    database.close()
+    engine.dispose()
 
 
 async def test_a_change_is_announced_on_the_channel(appliance: Appliance) -> None:
