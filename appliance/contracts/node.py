@@ -12,7 +12,14 @@ PUT    /v1/sandboxes/{sandbox_id}/deadline          204               Deadline
 PUT    /v1/sandboxes/{sandbox_id}/access-token      204               AccessToken
 GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end= 200 [MetricSample], oldest first, both ends inclusive
 GET    /v1/sandbox-metrics?sandbox_ids=a,b          200 {sandbox_id: MetricSample}: the newest of each that has any
+POST   /v1/sandboxes/{sandbox_id}/pause             204               Pause; a paused one is success
+POST   /v1/sandboxes/{sandbox_id}/resume            200 NodeSandbox   Resume; a running one is success
+PUT    /v1/sandboxes/{sandbox_id}/network           204               NetworkPolicy, in force when it answers
+POST   /v1/sandboxes/{sandbox_id}/snapshot          201 SnapshotTaken Snapshot; the same build id again is the same one
 DELETE /v1/sandboxes/{sandbox_id}                   204               also when it is gone
+
+A snapshot of a sandbox is a build like any other: sandboxes are created from it by its build id, and it is deleted as
+one. It needs the build that its sandbox came from, which cannot be deleted before it.
 """
 
 from __future__ import annotations
@@ -49,13 +56,32 @@ class RegistryLogin(_Wire):
     password: str = Field(repr=False)
 
 
+class BuildStep(_Wire):
+    """One step of E2B's template builder, run inside the guest."""
+
+    type: str
+    """`RUN`, `COPY`, `ENV`, `WORKDIR` or `USER`."""
+    args: tuple[str, ...] = ()
+    files_hash: str | None = None
+    """What a COPY unpacks: CubeMaster's `GET /v1/template-files/{template_id}/{hash}`, a tar, gzipped or not."""
+    force: bool = False
+    """Run this step and all after it anew."""
+
+
 class BuildRequest(_Wire):
     """Make a template ready on this node."""
 
     template_id: str
     build_id: str
-    image: str
-    """`oci:<dir>[:tag]`, `docker-archive:<file>[:ref]` or a registry reference."""
+    image: str | None = None
+    """`oci:<dir>[:tag]`, `docker-archive:<file>[:ref]` or a registry reference. Or `from_build`, never both."""
+    from_build: str | None = None
+    """A build that is ready on this node, to start from its disk."""
+    steps: tuple[BuildStep, ...] | None = None
+    """None for an operator's template of an image as it is; else E2B's rules hold, even where there are no steps: user
+    `user` with sudo, default directory `/home/user`, `/.e2b`."""
+    force: bool = False
+    """Use no step of an earlier build."""
     registry: RegistryLogin | None = None
     vcpus: int = Field(ge=1)
     memory_mib: int = Field(ge=128)
@@ -96,22 +122,65 @@ class BuildProgress(_Wire):
     layers: tuple[str, ...] = ()
 
 
-class CreateSandbox(_Wire):
-    template_id: str
-    build_id: str
-    end_at: datetime
-    env_vars: dict[str, str] = Field(default_factory=dict, repr=False)
-    access_token: str | None = Field(default=None, repr=False)
-    """Token the guest agent will demand; None leaves it open (an unsecured E2B 1.x sandbox)."""
+class NetworkPolicy(_Wire):
     allow_internet: bool = True
     allow_out: tuple[str, ...] = ()
     """IPv4 addresses and networks in CIDR form that the guest may reach; they beat `deny_out`."""
     deny_out: tuple[str, ...] = ()
 
 
+class OnTimeout(StrEnum):
+    """What the node does by itself when a sandbox's time is up."""
+
+    KILL = "kill"
+    PAUSE = "pause"
+    PAUSE_FILESYSTEM = "pause_filesystem"
+
+
+class CreateSandbox(_Wire):
+    template_id: str
+    build_id: str
+    end_at: datetime
+    on_timeout: OnTimeout = OnTimeout.KILL
+    env_vars: dict[str, str] = Field(default_factory=dict, repr=False)
+    access_token: str | None = Field(default=None, repr=False)
+    """Token the guest agent will demand; None leaves it open (an unsecured E2B 1.x sandbox)."""
+    network: NetworkPolicy = NetworkPolicy()
+
+
+class Pause(_Wire):
+    memory: bool = True
+    """False keeps the disk alone: the next resume boots."""
+    require_healthy_guest: bool = False
+    """Raise GuestUnresponsive, and leave it running, where the guest agent does not answer."""
+
+
+class Resume(_Wire):
+    end_at: datetime
+    on_timeout: OnTimeout = OnTimeout.KILL
+    memory: bool = True
+    """False boots from the disk even where memory was kept."""
+    access_token: str | None = Field(default=None, repr=False)
+    network: NetworkPolicy = NetworkPolicy()
+
+
+class Snapshot(_Wire):
+    template_id: str
+    build_id: str
+    memory: bool = True
+    """False keeps the disk alone: sandboxes made from it boot."""
+
+
+class SnapshotTaken(_Wire):
+    build_id: str
+    envd_version: str
+    disk_size_mib: int
+
+
 class NodeSandboxState(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
+    PAUSED = "paused"
 
 
 class NodeSandbox(_Wire):
@@ -119,8 +188,13 @@ class NodeSandbox(_Wire):
     template_id: str
     build_id: str
     state: NodeSandboxState
-    address: str
-    """IPv4 address under which this node reaches the guest."""
+    generation: int = 0
+    """Counts its pauses and resumes, so that an older report of its state is told from a newer one."""
+    paused_at: datetime | None = None
+    filesystem_only: bool = False
+    """Whether a paused one has its disk alone."""
+    address: str | None
+    """IPv4 address under which this node reaches the guest; none while it is paused."""
     started_at: datetime
     end_at: datetime
     envd_version: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from appliance.contracts.node import CreateSandbox, MetricSample, NodeSandbox, NodeSandboxState
+from appliance.contracts.node import CreateSandbox, MetricSample, NetworkPolicy, NodeSandbox, NodeSandboxState
 from appliance.cubelet.runtime import Stage, VmRecord
 from appliance.cubelet.services.sampler import Sample
 from appliance.cubelet.services.sandboxes import NewSandbox
@@ -19,11 +19,16 @@ def new_sandbox(sandbox_id: str, body: CreateSandbox) -> NewSandbox:
         end_at=body.end_at,
         env_vars=body.env_vars,
         access_token=body.access_token,
-        egress=EgressPolicy(
-            allow_internet=body.allow_internet,
-            allow=parse_networks(body.allow_out, kind="allowed address"),
-            deny=parse_networks(body.deny_out, kind="denied CIDR"),
-        ),
+        egress=egress_policy(body.network),
+    )
+
+
+def egress_policy(network: NetworkPolicy) -> EgressPolicy:
+    """Return the policy for the switch. Raises InvalidRequest for addresses that are none."""
+    return EgressPolicy(
+        allow_internet=network.allow_internet,
+        allow=parse_networks(network.allow_out, kind="allowed address"),
+        deny=parse_networks(network.deny_out, kind="denied CIDR"),
     )
 
 

@@ -7,7 +7,7 @@ import binascii
 from datetime import datetime
 
 from appliance.contracts import master as wire
-from appliance.contracts.node import BuildLogEntry, BuildRequest, EndReason, NodeStatus, RegistryLogin
+from appliance.contracts.node import BuildLogEntry, BuildRequest, EndReason, NetworkPolicy, NodeStatus, RegistryLogin
 from appliance.cubemaster.persistence.builds import LogEntry
 from appliance.cubemaster.persistence.keys import KeyRecord
 from appliance.cubemaster.persistence.nodes import NodeUsage
@@ -16,6 +16,7 @@ from appliance.cubemaster.persistence.sandboxes import Position
 from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import NodeId
+from appliance.domain.network import SandboxNetwork
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Resources
 from appliance.domain.sandbox import Sandbox
@@ -37,7 +38,7 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxV
         memory_mib=sandbox.resources.memory_mib,
         disk_size_mib=sandbox.disk_size_mib,
         metadata=dict(sandbox.metadata),
-        allow_internet=sandbox.allow_internet,
+        allow_internet=sandbox.network.allow_internet,
         envd_version=sandbox.envd_version,
         access_token=access_token,
         node_id=sandbox.node_id,
@@ -45,6 +46,11 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxV
         end_detail=sandbox.end.detail if sandbox.end else None,
         ended_at=sandbox.end.at if sandbox.end else None,
     )
+
+
+def node_policy(network: SandboxNetwork) -> NetworkPolicy:
+    """Return the part of a sandbox's rules that its node enforces."""
+    return NetworkPolicy(allow_internet=network.allow_internet, allow_out=network.allow_out, deny_out=network.deny_out)
 
 
 def cursor_of(position: Position | None) -> str | None:

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from appliance.domain.errors import SandboxNotFound, SandboxTransitioning
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
+from appliance.domain.network import SandboxNetwork
 from appliance.domain.placement import Resources
 
 
@@ -23,6 +24,14 @@ class SandboxState(StrEnum):
     PAUSED = "paused"
     KILLING = "killing"
     ENDED = "ended"
+
+
+class OnTimeout(StrEnum):
+    """What becomes of it when its time is up."""
+
+    KILL = "kill"
+    PAUSE = "pause"
+    PAUSE_FILESYSTEM = "pause_filesystem"
 
 
 class EndReason(StrEnum):
@@ -76,15 +85,23 @@ class Sandbox:
     disk_size_mib: int
     envd_version: str
     secure: bool
-    allow_internet: bool
     started_at: datetime
     end_at: datetime
     metadata: Mapping[str, str] = field(default_factory=dict)
+    network: SandboxNetwork = field(default_factory=SandboxNetwork)
+    on_timeout: OnTimeout = OnTimeout.KILL
+    auto_resume: bool = False
+    """Whether traffic wakes it from a pause."""
+    generation: int = 0
+    """What its node counted of its pauses and resumes when this was written."""
+    paused_at: datetime | None = None
+    filesystem_only: bool = False
+    """Whether it was paused without its memory."""
     address: str | None = None
     """IPv4 address under which its node reaches it, from `running` on."""
     end: End | None = None
 
-    def started(self, *, address: str, envd_version: str, at: datetime) -> Sandbox:
+    def started(self, *, address: str | None, envd_version: str, at: datetime) -> Sandbox:
         """Return it running."""
         return replace(self._to(SandboxState.RUNNING), address=address, envd_version=envd_version, started_at=at)
 

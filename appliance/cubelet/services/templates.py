@@ -23,7 +23,7 @@ from appliance.cubelet.services.machines import WARM_UP, Machines, guest_disks, 
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import DEVICE_STATE, MEMORY, UPPER, TemplateMeta, TemplateStore
 from appliance.cubevs.base import GUEST_MAC, EgressPolicy, Switch
-from appliance.domain.errors import BuildNotFound, CubeError, DeadlineExceeded, GuestFailure
+from appliance.domain.errors import BuildNotFound, CubeError, DeadlineExceeded, GuestFailure, InvalidRequest
 from appliance.domain.ids import BuildId, SandboxId, TemplateId
 from appliance.hypervisor.base import BootSource, Confinement, Hypervisor, Nic, VmProcess, VmSpec
 from appliance.storage.base import DiskStore, ImageConfig, ImageStore, ImportedImage, RegistryCredentials
@@ -94,6 +94,8 @@ class Templates:
 
     def start(self, request: BuildRequest) -> None:
         """Begin a build in the background. One that is running or ready is left as it is; a failed one starts anew."""
+        if request.image is None or request.from_build is not None or request.steps is not None:
+            raise InvalidRequest("this node builds from images as they are; leave out from_build and steps")
         build_id = BuildId(request.build_id)
         known = self._builds.get(build_id)
         if self._store.get(build_id) is not None or (known is not None and known.state is BuildState.BUILDING):
@@ -210,11 +212,13 @@ class Templates:
             build.say("ready")
 
     async def _import(self, build: Build) -> ImportedImage:
-        registry = build.request.registry
+        registry, image = build.request.registry, build.request.image
+        if image is None:
+            raise InvalidRequest("a build needs an image")
         credentials = RegistryCredentials(registry.username, registry.password) if registry is not None else None
         try:
             async with asyncio.timeout(self._deadlines.image.total_seconds()):
-                return await self._images.import_image(build.request.image, credentials=credentials, progress=build.say)
+                return await self._images.import_image(image, credentials=credentials, progress=build.say)
         except TimeoutError as error:
             raise DeadlineExceeded("importing the image", self._deadlines.image.total_seconds()) from error
 

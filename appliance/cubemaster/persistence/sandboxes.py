@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import JSON, ColumnElement, Connection, Row, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from appliance.cubemaster.persistence.tables import sandboxes
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
+from appliance.domain.network import SandboxNetwork
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import CONCURRENT, LIVE, End, EndReason, Sandbox, SandboxState
+from appliance.domain.sandbox import CONCURRENT, LIVE, End, EndReason, OnTimeout, Sandbox, SandboxState
 
 _DUPLICATE_KEY = 1062
 
@@ -61,8 +63,13 @@ class SandboxRepository:
                     "disk_size_mib": sandbox.disk_size_mib,
                     "envd_version": sandbox.envd_version,
                     "secure": sandbox.secure,
-                    "allow_internet": sandbox.allow_internet,
                     "metadata": dict(sandbox.metadata),
+                    "network": asdict(sandbox.network),
+                    "on_timeout": sandbox.on_timeout,
+                    "auto_resume": sandbox.auto_resume,
+                    "generation": sandbox.generation,
+                    "paused_at": sandbox.paused_at,
+                    "filesystem_only": sandbox.filesystem_only,
                     "idempotency_key": idempotency_key,
                     "started_at": sandbox.started_at,
                     "end_at": sandbox.end_at,
@@ -107,6 +114,12 @@ class SandboxRepository:
             "envd_version": sandbox.envd_version,
             "started_at": sandbox.started_at,
             "end_at": sandbox.end_at,
+            "network": asdict(sandbox.network),
+            "on_timeout": sandbox.on_timeout,
+            "auto_resume": sandbox.auto_resume,
+            "generation": sandbox.generation,
+            "paused_at": sandbox.paused_at,
+            "filesystem_only": sandbox.filesystem_only,
         }
         if sandbox.end:
             values |= {
@@ -206,10 +219,24 @@ def _sandbox(row: Row[tuple[object, ...]]) -> Sandbox:
         disk_size_mib=row.disk_size_mib,
         envd_version=row.envd_version,
         secure=row.secure,
-        allow_internet=row.allow_internet,
         started_at=row.started_at,
         end_at=row.end_at,
         metadata=row.metadata,
+        network=_network(row.network),
+        on_timeout=OnTimeout(row.on_timeout),
+        auto_resume=row.auto_resume,
+        generation=row.generation,
+        paused_at=row.paused_at,
+        filesystem_only=row.filesystem_only,
         address=row.address,
         end=End(EndReason(row.end_reason), row.end_detail or "", row.ended_at) if row.end_reason else None,
     )
+
+
+def _network(stored: Mapping[str, Any]) -> SandboxNetwork:
+    # A newer release may have stored more rules; the older one keeps running after a rollback.
+    known = {one.name for one in fields(SandboxNetwork)} & stored.keys()
+    rules: dict[str, Any] = {
+        name: tuple(stored[name]) if isinstance(stored[name], list) else stored[name] for name in known
+    }
+    return SandboxNetwork(**rules)

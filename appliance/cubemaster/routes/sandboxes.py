@@ -13,6 +13,7 @@ from appliance.cubemaster.services.route_table import route_of
 from appliance.cubemaster.services.sandboxes import SandboxService, Wish
 from appliance.domain.errors import InvalidRequest, SandboxNotFound
 from appliance.domain.ids import TeamId
+from appliance.domain.network import SandboxNetwork
 from appliance.domain.sandbox import VISIBLE, Sandbox, SandboxState
 
 
@@ -33,9 +34,7 @@ def sandboxes_router(sandboxes: SandboxService) -> APIRouter:
             metadata=new.metadata,
             env_vars=new.env_vars,
             secure=new.secure,
-            allow_internet=new.allow_internet,
-            allow_out=new.allow_out,
-            deny_out=new.deny_out,
+            network=SandboxNetwork(allow_internet=new.allow_internet, allow_out=new.allow_out, deny_out=new.deny_out),
             idempotency_key=new.idempotency_key,
         )
         return view(await sandboxes.create(wish), status=201)

@@ -14,6 +14,7 @@ import structlog
 
 from appliance.common.clock import Clock
 from appliance.contracts.node import CreateSandbox, NodeSandbox
+from appliance.cubemaster.mapping import node_policy
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.sandboxes import DuplicateIdempotencyKey, Position, SandboxFilter
@@ -36,6 +37,7 @@ from appliance.domain.errors import (
     Unavailable,
 )
 from appliance.domain.ids import NodeId, TeamId, new_sandbox_id
+from appliance.domain.network import SandboxNetwork
 from appliance.domain.placement import rank
 from appliance.domain.sandbox import EndReason, Sandbox, SandboxState
 
@@ -58,9 +60,7 @@ class Wish:
     metadata: Mapping[str, str]
     env_vars: Mapping[str, str]
     secure: bool
-    allow_internet: bool
-    allow_out: tuple[str, ...]
-    deny_out: tuple[str, ...]
+    network: SandboxNetwork
     idempotency_key: str | None
 
 
@@ -241,9 +241,7 @@ class SandboxService:
             end_at=sandbox.end_at,
             env_vars=dict(wish.env_vars),
             access_token=self.access_token(sandbox),
-            allow_internet=wish.allow_internet,
-            allow_out=wish.allow_out,
-            deny_out=wish.deny_out,
+            network=node_policy(sandbox.network),
         )
         try:
             client = await self._nodes.get(sandbox.node_id)
@@ -338,7 +336,7 @@ def _intended(wish: Wish, template: StartableTemplate, *, node_id: NodeId, now: 
         disk_size_mib=template.disk_size_mib,
         envd_version=template.envd_version,
         secure=wish.secure,
-        allow_internet=wish.allow_internet,
+        network=wish.network,
         started_at=now,
         end_at=now + wish.timeout,
         metadata=wish.metadata,

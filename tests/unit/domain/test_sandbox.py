@@ -29,7 +29,6 @@ def sandbox(state: SandboxState = SandboxState.RUNNING, *, sandbox_id: str = "i1
         disk_size_mib=1024,
         envd_version="0.6.13",
         secure=True,
-        allow_internet=True,
         started_at=NOW,
         end_at=NOW + timedelta(minutes=5),
     )
