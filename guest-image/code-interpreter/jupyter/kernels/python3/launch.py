@@ -1,4 +1,4 @@
-"""Runs the Python kernel: ipykernel without its limit on messages that wait, and with nothing that listens to outside."""
+"""Runs the Python kernel: ipykernel, without its limit on messages that wait to be sent, and without its open port."""
 
 import sys
 from typing import Any
