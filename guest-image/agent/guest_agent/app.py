@@ -26,6 +26,7 @@ from guest_agent.loopback.sockets import ListeningSockets
 from guest_agent.metrics import Metrics
 from guest_agent.process import schema as process
 from guest_agent.process.adoption import adopt, find_orphans
+from guest_agent.process.oom import own_score
 from guest_agent.process.registry import Registry
 from guest_agent.process.service import ProcessService
 from guest_agent.routing import Route, Router
@@ -54,6 +55,9 @@ def make_agent(settings: Settings) -> Agent:
         *_process_routes(ProcessService(context, registry)),
         *_filesystem_routes(FilesystemService(context), WatchService(context)),
     ]
+
+    # Opened once, before the first program and before the memory is shared with clones.
+    own_score()
 
     def on_start() -> None:
         # Without a session this is the first agent since boot, and a look through /proc would find nothing.

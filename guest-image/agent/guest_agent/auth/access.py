@@ -30,6 +30,7 @@ class Access(Enum):
 
 
 _OPERATIONS = {Access.SIGNED_READ: Operation.READ, Access.SIGNED_WRITE: Operation.WRITE}
+_UNAUTHORIZED = "unauthorized access, please provide a valid access token or method signing if supported"
 
 
 class Gate:
@@ -53,9 +54,9 @@ class Gate:
         if session.access_token is None or _has_token(request, session.access_token):
             return
         if access is Access.TOKEN:
-            raise HttpError(401, "unauthorized access, please provide a valid access token")
-        if request.headers.get("x-access-token") is not None:
-            raise HttpError(401, "the access token is not valid")
+            raise HttpError(401, _UNAUTHORIZED)
+        if request.headers.get("x-access-token"):
+            raise HttpError(401, "access token present in header but does not match")
         query = request.query_params
         check_signature(
             signature=query.get("signature"),

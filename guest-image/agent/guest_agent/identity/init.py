@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from guest_agent import ENVD_VERSION
+from guest_agent.bodies import read_document
 from guest_agent.identity import clock, entropy, names
 from guest_agent.session import InitRequest, SessionStore, parse_init
 
@@ -58,7 +59,7 @@ class Initializer:
 
     async def endpoint(self, request: Request) -> ASGIApp:
         received_ns = time.time_ns()
-        self.apply(parse_init(await request.body(), received_ns=received_ns))
+        self.apply(parse_init(await read_document(request), received_ns=received_ns))
         return Response(status_code=204, headers={"X-Envd-Version": ENVD_VERSION, "Cache-Control": "no-store"})
 
     def apply(self, request: InitRequest) -> None:
