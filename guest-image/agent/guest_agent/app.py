@@ -20,6 +20,7 @@ from guest_agent.files.upload import Uploads
 from guest_agent.filesystem import schema as filesystem
 from guest_agent.filesystem.service import FilesystemService
 from guest_agent.filesystem.watch.service import WatchService
+from guest_agent.heartbeat import Heartbeat
 from guest_agent.identity.init import BorrowedMachine, GuestMachine, Initializer
 from guest_agent.loopback.forwarding import Forwarding
 from guest_agent.loopback.sockets import ListeningSockets
@@ -48,7 +49,7 @@ def make_agent(settings: Settings) -> Agent:
     context = Context(UserDatabase(), sessions)
     machine = GuestMachine() if settings.own_machine else BorrowedMachine()
     registry = Registry()
-    forwarding = Forwarding(str(GUEST_ADDRESS), ListeningSockets().read)
+    forwarding = Forwarding(str(GUEST_ADDRESS), ListeningSockets().read, on_look=Heartbeat(settings.heartbeat_fd).beat)
     gate = Gate(sessions, InitPeers(allowed=settings.init_from))
     routes = [
         *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory)),
