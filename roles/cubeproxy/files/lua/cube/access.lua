@@ -10,10 +10,10 @@ local _M = {}
 local AGENT_PORT = 49983
 
 -- Only Cubelet may call these. The agent takes its identity from whoever reaches them from outside the guest,
--- and seen from the guest that includes this proxy.
+-- and seen from the guest that includes this proxy. `/logs` is what Cubelet collects sandbox logs from.
 local INTERNAL = {
     ["/init"] = true, ["/freeze"] = true, ["/unfreeze"] = true, ["/collapse"] = true,
-    ["/fsfreeze"] = true, ["/fsthaw"] = true, ["/upgrade"] = true,
+    ["/fsfreeze"] = true, ["/fsthaw"] = true, ["/upgrade"] = true, ["/logs"] = true,
 }
 
 -- nginx has decoded and normalised the path here; a trailing slash would reach the same route in some frameworks.
