@@ -18,6 +18,7 @@ from appliance.contracts.master import (
     KeyDigest,
     KeyView,
     LogLevel,
+    NewEgress,
     NewKey,
     NewSandbox,
     NewTags,
@@ -119,6 +120,9 @@ class MasterClient:
     async def set_timeout(self, sandbox_id: str, new: NewTimeout) -> SandboxView:
         path = f"/v1/sandboxes/{sandbox_id}/timeout"
         return SandboxView.model_validate(await self._call("POST", path, _dump(new)))
+
+    async def set_egress(self, sandbox_id: str, new: NewEgress) -> None:
+        await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/network", _dump(new))
 
     async def get_metrics(
         self, sandbox_id: str, *, start: datetime | None, end: datetime | None, team_id: str | None = None

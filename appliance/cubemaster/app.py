@@ -40,6 +40,7 @@ from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.tags import TagService
 from appliance.cubemaster.services.templates import TemplateService
+from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.cubemaster.settings import CubeMasterSettings
 
 _NODE_WATCH_INTERVAL = timedelta(seconds=1)
@@ -91,7 +92,8 @@ def create_app(
         create_deadline=create_deadline,
     )
     catalogue = Catalogue(clock)
-    route_table = RouteTable(redis, database)
+    tokens = SandboxTokens(secrets.envd_seed)
+    route_table = RouteTable(redis, database, tokens)
     endings = Endings(database, route_table, metrics)
     sandboxes = SandboxService(
         database=database,
@@ -102,7 +104,7 @@ def create_app(
         clock=clock,
         metrics=metrics,
         quota=Quota(concurrent_sandboxes=settings.quotas.concurrent_sandboxes),
-        token_seed=secrets.envd_seed,
+        tokens=tokens,
         create_deadline=create_deadline,
     )
     node_service = NodeService(
@@ -113,7 +115,7 @@ def create_app(
         clock=clock,
         metrics=metrics,
         missing_grace=timedelta(seconds=settings.nodes.missing_grace_s),
-        access_token=sandboxes.access_token,
+        access_token=tokens.access,
     )
     builds = BuildReconciler(database, nodes, clock, metrics, deadline=timedelta(seconds=settings.builds.deadline_s))
     lost_nodes = LostNodeReconciler(database, endings, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s))
@@ -144,7 +146,7 @@ def create_app(
     app = FastAPI(title="CubeMaster", version=appliance.__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     install_error_handlers(app)
     app.include_router(process_router(metrics))
-    app.include_router(sandboxes_router(sandboxes))
+    app.include_router(sandboxes_router(sandboxes, route_table, tokens))
     app.include_router(sandbox_metrics_router(SandboxMetrics(database, nodes)))
     app.include_router(keys_router(KeyService(database, clock)))
     templates = TemplateService(database, catalogue, clock)
