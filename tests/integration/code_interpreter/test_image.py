@@ -106,7 +106,8 @@ def test_a_library_is_there(sandbox: Sandbox, name: str) -> None:
 def test_figures_of_plotly_and_bokeh_are_shown(sandbox: Sandbox) -> None:
     (figure,) = sandbox.run_code("import plotly.express as px\npx.line(x=[1, 2], y=[3, 4])").results
     assert "application/vnd.plotly.v1+json" in figure.extra or figure.html is not None
-    code = "from bokeh.plotting import figure, show\nfrom bokeh.io import output_notebook\noutput_notebook(hide_banner=True)\n"
+    code = "from bokeh.plotting import figure, show\nfrom bokeh.io import output_notebook\n"
+    code += "output_notebook(hide_banner=True)\n"
     execution = sandbox.run_code(code + "p = figure(); p.line([1, 2], [3, 4]); show(p)")
     assert execution.error is None
     assert any(result.html is not None for result in execution.results)
