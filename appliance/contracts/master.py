@@ -8,6 +8,7 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     POST   /v1/keys/resolve                        200 ResolvedKey        KeyDigest; Unauthenticated
     POST   /v1/keys                                201 CreatedKey         NewKey
     GET    /v1/keys                                200 [KeyView]
+    PATCH  /v1/keys/{key_id}                       200 KeyView            KeyChange
     DELETE /v1/keys/{key_id}                       204
     POST   /v1/sandboxes                           201 SandboxView        NewSandbox
     GET    /v1/sandboxes?state=&template=&metadata=&order=&started_after=&limit=&cursor=   200 SandboxPage
@@ -35,6 +36,16 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     POST   /v1/nodes/{node_id}/ended               204                    [contracts.node.EndedSandbox]
     GET    /v1/routes/{sandbox_id}                 200 Route              NotFound
     POST   /v1/routes/{sandbox_id}/wake            200 Route              Forbidden, NotFound, Conflict, QuotaExceeded
+    POST   /v1/teams                               201 TeamView           NewTeam; shapes of teams: contracts/teams.py
+    GET    /v1/teams                               200 [TeamView]
+    GET    /v1/teams/{reference}                   200 TeamView           id or slug
+    PUT    /v1/teams/{reference}/limits            200 TeamView           TeamLimits, which replace its own
+    GET    /v1/teams/{team_id}/metrics?start=&end= 200 [TeamMetric], oldest first
+    GET    /v1/teams/{team_id}/metrics/max?metric=&start=&end=   200 TeamMetricMax
+    POST   /v1/teams/{reference}/sandboxes/kill    200 Tally
+    POST   /v1/teams/{reference}/builds/cancel     200 Tally
+    GET    /v1/running-counts                      200 {team_id: sandboxes}
+    PUT    /v1/nodes/{node_id}/draining            204                    NodeDraining
 """
 
 from __future__ import annotations
@@ -45,7 +56,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from appliance.contracts.node import BuildLogEntry, EndReason, OnTimeout, RegistryLogin
+from appliance.contracts.node import BuildLogEntry, EndReason, HostReport, OnTimeout, RegistryLogin
 
 
 class _Wire(BaseModel):
@@ -60,22 +71,40 @@ class ResolvedKey(_Wire):
     key_id: str
     team_id: str
     team_slug: str
+    scopes: tuple[str, ...] | None = None
+    """Of `domain.access.Scope`. None: everything."""
+    expires_at: datetime | None = None
 
 
 class NewKey(_Wire):
     team: str = "default"
     """Slug of the team, made if it does not exist."""
-    name: str
+    team_id: str | None = None
+    """In place of the slug: a team that exists."""
+    name: str = Field(min_length=1, max_length=255)
+    scopes: tuple[str, ...] | None = None
+    """None: everything."""
+    expires_at: datetime | None = None
+    """None: never."""
+
+
+class KeyChange(_Wire):
+    team_id: str | None = None
+    name: str = Field(min_length=1, max_length=255)
 
 
 class KeyView(_Wire):
     key_id: str
     team: str
+    team_id: str
     name: str
     mask: str
     """`e2b_ab...cdef`: enough to tell keys apart, not to use one."""
+    scopes: tuple[str, ...] | None = None
     created_at: datetime
+    expires_at: datetime | None = None
     last_used_at: datetime | None = None
+    """To the minute."""
 
 
 class CreatedKey(KeyView):
@@ -283,6 +312,17 @@ class NodeView(_Wire):
     disk_free_mib: int
     sandboxes: int
     last_heartbeat_at: datetime
+    draining: bool = False
+    """By the operator's word it gets nothing new."""
+    status_changed_at: datetime
+    """When state or draining changed."""
+    boot_id: str
+    host: HostReport | None = None
+    """None until the node tells."""
+    starting: int = 0
+    started_lately: int = 0
+    """Sandboxes that it started within the last day."""
+    failed_lately: int = 0
 
 
 class Route(_Wire):

@@ -11,6 +11,7 @@ from appliance.contracts.node import (
     BuildLogEntry,
     BuildRequest,
     EndReason,
+    HostReport,
     NetworkPolicy,
     NodeStatus,
     OnTimeout,
@@ -18,7 +19,7 @@ from appliance.contracts.node import (
 )
 from appliance.cubemaster.persistence.builds import LogEntry
 from appliance.cubemaster.persistence.keys import KeyRecord
-from appliance.cubemaster.persistence.nodes import NodeUsage
+from appliance.cubemaster.persistence.nodes import NodeActivity, NodeUsage
 from appliance.cubemaster.persistence.paging import PagePosition
 from appliance.cubemaster.persistence.sandboxes import Position
 from appliance.cubemaster.persistence.templates import TemplateRecord
@@ -120,9 +121,12 @@ def key_view(key: KeyRecord) -> wire.KeyView:
     return wire.KeyView(
         key_id=key.key_id,
         team=key.team_slug,
+        team_id=key.team_id,
         name=key.name,
         mask=key.mask,
+        scopes=_scopes(key),
         created_at=key.created_at,
+        expires_at=key.expires_at,
         last_used_at=key.last_used_at,
     )
 
@@ -132,7 +136,17 @@ def created_key(key: KeyRecord, secret: str) -> wire.CreatedKey:
 
 
 def resolved_key(key: KeyRecord) -> wire.ResolvedKey:
-    return wire.ResolvedKey(key_id=key.key_id, team_id=key.team_id, team_slug=key.team_slug)
+    return wire.ResolvedKey(
+        key_id=key.key_id,
+        team_id=key.team_id,
+        team_slug=key.team_slug,
+        scopes=_scopes(key),
+        expires_at=key.expires_at,
+    )
+
+
+def _scopes(key: KeyRecord) -> tuple[str, ...] | None:
+    return None if key.scopes is None else tuple(sorted(key.scopes))
 
 
 def build_spec(new: wire.NewTemplate) -> BuildSpec:
@@ -228,7 +242,7 @@ def node_from_status(status: NodeStatus, *, now: datetime) -> Node:
     )
 
 
-def node_view(usage: NodeUsage) -> wire.NodeView:
+def node_view(usage: NodeUsage, activity: NodeActivity) -> wire.NodeView:
     node = usage.node
     return wire.NodeView(
         node_id=node.node_id,
@@ -245,4 +259,11 @@ def node_view(usage: NodeUsage) -> wire.NodeView:
         disk_free_mib=node.disk_free_mib,
         sandboxes=usage.sandboxes,
         last_heartbeat_at=node.last_heartbeat_at,
+        draining=usage.draining,
+        status_changed_at=usage.status_changed_at,
+        boot_id=node.boot_id,
+        host=None if usage.host is None else HostReport.model_validate(usage.host),
+        starting=activity.starting,
+        started_lately=activity.started,
+        failed_lately=activity.failed,
     )

@@ -105,13 +105,14 @@ class Nginx:
     https_port: int
     ca: Path
     master_socket: Path
+    api_port: int
 
 
 @pytest.fixture(scope="module")
 def nginx(redis_in_module: RedisServer) -> Iterator[Nginx]:
     with tempfile.TemporaryDirectory(prefix="cube-px-") as name:
         base = Path(name)
-        http_port, https_port = free_port(), free_port()
+        http_port, https_port, api_port = free_port(), free_port(), free_port()
         files = render_proxy(
             base / "p",
             DOMAIN,
@@ -119,7 +120,7 @@ def nginx(redis_in_module: RedisServer) -> Iterator[Nginx]:
             redis_socket=redis_in_module.socket,
             http_port=http_port,
             https_port=https_port,
-            api_address=f"127.0.0.1:{free_port()}",
+            api_address=f"127.0.0.1:{api_port}",
         )
         with (base / "log").open("wb") as log:
             process = subprocess.Popen(["nginx", "-c", files.config], stdout=log, stderr=log)
@@ -129,7 +130,7 @@ def nginx(redis_in_module: RedisServer) -> Iterator[Nginx]:
                 if process.poll() is not None or time.monotonic() > give_up:
                     raise RuntimeError(f"nginx did not start:\n{(base / 'log').read_text()}")
                 time.sleep(0.05)
-            yield Nginx(http_port, https_port, files.ca, base / "master.sock")
+            yield Nginx(http_port, https_port, files.ca, base / "master.sock", api_port)
         finally:
             process.terminate()
             process.wait(timeout=20)
