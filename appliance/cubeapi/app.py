@@ -14,7 +14,7 @@ from appliance.clients.master import MasterClient
 from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import InternalClient, install_error_handlers
 from appliance.cubeapi.auth import Authenticator
-from appliance.cubeapi.routes import sandboxes, templates
+from appliance.cubeapi.routes import sandbox_logs, sandboxes, templates
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain import errors
 
@@ -58,5 +58,6 @@ def create_app(settings: CubeApiSettings, clock: Clock | None = None) -> FastAPI
         return {"status": "ok", "version": __version__}
 
     app.include_router(sandboxes.router(master, authenticate, settings))
+    app.include_router(sandbox_logs.router(master, authenticate))
     app.include_router(templates.router(master, authenticate))
     return app

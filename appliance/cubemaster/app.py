@@ -25,6 +25,7 @@ from appliance.cubemaster.routes.builds import builds_router
 from appliance.cubemaster.routes.keys import keys_router
 from appliance.cubemaster.routes.nodes import nodes_router
 from appliance.cubemaster.routes.process import process_router
+from appliance.cubemaster.routes.sandbox_logs import sandbox_logs_router
 from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
 from appliance.cubemaster.routes.tags import tags_router
@@ -36,6 +37,7 @@ from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.nodes import NodeService
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
+from appliance.cubemaster.services.sandbox_logs import SandboxLogs
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.tags import TagService
@@ -146,6 +148,7 @@ def create_app(
     app.include_router(process_router(metrics))
     app.include_router(sandboxes_router(sandboxes))
     app.include_router(sandbox_metrics_router(SandboxMetrics(database, nodes)))
+    app.include_router(sandbox_logs_router(SandboxLogs(sandboxes, nodes)))
     app.include_router(keys_router(KeyService(database, clock)))
     templates = TemplateService(database, catalogue, clock)
     app.include_router(templates_router(templates))
