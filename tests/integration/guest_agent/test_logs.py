@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from appliance.clients.guest import GuestClient
-from appliance.clients.guest_logs import LogCursor
+from appliance.clients.guest_logs import GuestLogEntry, LogCursor
 from tests.integration.guest_agent.agent import TOKEN, Agent, running_agent, spawn_agent
 
 pytestmark = pytest.mark.root
@@ -112,7 +112,8 @@ async def test_the_nodes_client_reads_it_page_by_page(agent: Agent) -> None:
     for _ in range(30):
         agent.run("/usr/bin/seq", "1600")
     guest = GuestClient(IPv4Address("127.0.0.1"), port=agent.port)
-    cursor, entries, pages = LogCursor(), [], 0
+    cursor, pages = LogCursor(), 0
+    entries: list[GuestLogEntry] = []
     try:
         while True:
             page = await guest.logs(cursor, access_token=TOKEN, deadline=timedelta(seconds=10))
