@@ -170,6 +170,28 @@ class SandboxMetric(_Answer):
     diskTotal: int
 
 
+class SandboxLog(_Answer):
+    timestamp: datetime
+    line: str
+    """JSON with `level`, `logger`, `message` and `timestamp`, which the CLI parses."""
+
+
+class SandboxLogEntry(_Answer):
+    timestamp: datetime
+    message: str
+    level: LogLevel
+    fields: dict[str, str]
+
+
+class SandboxLogs(_Answer):
+    logs: tuple[SandboxLog, ...]
+    logEntries: tuple[SandboxLogEntry, ...]
+
+
+class SandboxLogsV2(_Answer):
+    logs: tuple[SandboxLogEntry, ...]
+
+
 class SandboxesMetrics(_Answer):
     sandboxes: dict[str, SandboxMetric]
 

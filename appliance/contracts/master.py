@@ -16,6 +16,8 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     POST   /v1/sandboxes/{sandbox_id}/timeout      200 SandboxView        NewTimeout
     PUT    /v1/sandboxes/{sandbox_id}/network      204                    NewEgress, in force when it answers
     GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end=   200 [contracts.node.MetricSample]
+    GET    /v1/sandboxes/{sandbox_id}/logs?at=&backward=&limit=&level=&search=   200 [contracts.node.SandboxLogEntry],
+                                                                          also of one that has ended lately
     GET    /v1/sandbox-metrics?sandbox_ids=a,b     200 {sandbox_id: contracts.node.MetricSample}
     DELETE /v1/sandboxes/{sandbox_id}              204
     POST   /v1/templates                           202 BuildView          NewTemplate

@@ -25,6 +25,7 @@ from appliance.cubemaster.routes.builds import builds_router
 from appliance.cubemaster.routes.keys import keys_router
 from appliance.cubemaster.routes.nodes import nodes_router
 from appliance.cubemaster.routes.process import process_router
+from appliance.cubemaster.routes.sandbox_logs import sandbox_logs_router
 from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
 from appliance.cubemaster.routes.tags import tags_router
@@ -38,6 +39,7 @@ from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.nodes import NodeService
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
+from appliance.cubemaster.services.sandbox_logs import SandboxLogs
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.tags import TagService
@@ -158,6 +160,7 @@ def create_app(
     app.include_router(process_router(metrics))
     app.include_router(sandboxes_router(sandboxes, route_table, tokens))
     app.include_router(sandbox_metrics_router(SandboxMetrics(database, nodes)))
+    app.include_router(sandbox_logs_router(SandboxLogs(sandboxes, nodes)))
     app.include_router(keys_router(KeyService(database, clock, key_uses)))
     teams = TeamService(database, quota, clock)
     app.include_router(teams_router(teams, TeamOrders(database, sandboxes, clock), TeamMetrics(database, clock)))

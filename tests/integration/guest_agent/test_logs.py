@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from datetime import timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from appliance.clients.guest import GuestClient
+from appliance.clients.guest_logs import GuestLogEntry, LogCursor
 from tests.integration.guest_agent.agent import TOKEN, Agent, running_agent, spawn_agent
 
 pytestmark = pytest.mark.root
@@ -101,3 +105,25 @@ def test_the_next_agent_says_what_it_took_over_under_an_epoch_of_its_own(tmp_pat
         assert page["epoch"] != before["epoch"]
         assert told(page, pid) == [("", "warn", "Process taken over from an agent that ended")]
         second.call("process.Process/SendSignal", {"process": {"pid": pid}, "signal": 9})
+
+
+async def test_the_nodes_client_reads_it_page_by_page(agent: Agent) -> None:
+    run = agent.run("/bin/sh", "-c", "echo 'quoted \"'; head -c 100000 /dev/zero")
+    for _ in range(30):
+        agent.run("/usr/bin/seq", "1600")
+    guest = GuestClient(IPv4Address("127.0.0.1"), port=agent.port)
+    cursor, pages = LogCursor(), 0
+    entries: list[GuestLogEntry] = []
+    try:
+        while True:
+            page = await guest.logs(cursor, access_token=TOKEN, deadline=timedelta(seconds=10))
+            if not page.entries:
+                break
+            entries += page.entries
+            cursor, pages = page.cursor, pages + 1
+    finally:
+        await guest.close()
+    assert pages > 1
+    own = [entry for entry in entries if entry.fields.get("pid") == str(run.pid)]
+    assert own[1].message == 'quoted "'
+    assert own[-1].message == "Process ended: exit status 0"

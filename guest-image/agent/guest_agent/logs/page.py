@@ -46,12 +46,12 @@ def entries(records: Iterable[Record]) -> Iterator[Entry]:
         if isinstance(content, Note):
             for source in [source for source in begun if str(source[0]) == content.fields.get("pid")]:
                 at_ns, rest = begun.pop(source)
-                yield _line(at_ns, source, rest)
+                yield from _line(at_ns, source, rest)
             yield _entry(record.at_ns, content.level, content.logger, content.message, dict(content.fields))
         else:
             yield from _lines(record.at_ns, content, begun)
     for source, (at_ns, rest) in begun.items():
-        yield _line(at_ns, source, rest)
+        yield from _line(at_ns, source, rest)
 
 
 def _lines(at_ns: int, piece: Piece, begun: dict[tuple[int, Channel], tuple[int, bytes]]) -> Iterator[Entry]:
@@ -59,23 +59,25 @@ def _lines(at_ns: int, piece: Piece, begun: dict[tuple[int, Channel], tuple[int,
     begun_ns, before = begun.pop(source, (at_ns, b""))
     *whole, rest = (before + piece.data).split(b"\n")
     for line in whole[:_MAX_LINES]:
-        yield _line(begun_ns, source, line)
+        yield from _line(begun_ns, source, line)
         begun_ns = at_ns
     left_out = piece.cut + sum(len(line) + 1 for line in whole[_MAX_LINES:])
     if left_out:
         fields = {"pid": str(piece.pid), "event_type": piece.channel.value}
         yield _entry(at_ns, "warn", LOGGER, f"{left_out} bytes of output are left out here", fields)
     if rest and len(rest) > MAX_LINE:
-        yield _line(begun_ns, source, rest)
+        yield from _line(begun_ns, source, rest)
     elif rest:
         begun[source] = (begun_ns, rest)
 
 
-def _line(at_ns: int, source: tuple[int, Channel], line: bytes) -> Entry:
+def _line(at_ns: int, source: tuple[int, Channel], line: bytes) -> Iterator[Entry]:
+    """Yield a line as one entry, or as several where it is too long for one."""
     pid, channel = source
-    text = line[:MAX_LINE].decode("utf-8", "replace").rstrip("\r")
     level = "debug" if channel is Channel.PTY else "info"
-    return _entry(at_ns, level, LOGGER, text, {"pid": str(pid), "event_type": channel.value})
+    for start in range(0, max(len(line), 1), MAX_LINE):
+        text = line[start : start + MAX_LINE].decode("utf-8", "replace").rstrip("\r")
+        yield _entry(at_ns, level, LOGGER, text, {"pid": str(pid), "event_type": channel.value})
 
 
 def _entry(at_ns: int, level: str, logger: str, message: str, fields: dict[str, str]) -> Entry:

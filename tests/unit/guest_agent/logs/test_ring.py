@@ -94,3 +94,12 @@ def test_a_new_sandbox_begins_with_an_empty_log() -> None:
     log.clear()
     log.note("info", "process", "of the sandbox")
     assert messages(page(log, "", 0)) == ["of the sandbox"]
+
+
+def test_a_long_line_is_several_entries_and_loses_nothing() -> None:
+    log = ring()
+    log.piece(1, Channel.STDOUT, b"a" * 5000)
+    log.piece(1, Channel.STDOUT, b"b" * 5000 + b"\n")
+    told = messages(page(log, "", 0))
+    assert "".join(told) == "a" * 5000 + "b" * 5000
+    assert max(map(len, told)) == pages.MAX_LINE
