@@ -16,6 +16,7 @@ from appliance.contracts.node import (
     CreateSandbox,
     Deadline,
     MetricSample,
+    NetworkPolicy,
     NodeSandbox,
     NodeStatus,
     SandboxLogEntry,
@@ -82,6 +83,10 @@ class NodeClient:
     async def set_access_token(self, sandbox_id: str, access_token: str | None) -> None:
         body = AccessToken(access_token=access_token).model_dump(mode="json")
         await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/access-token", body)
+
+    async def set_network(self, sandbox_id: str, policy: NetworkPolicy) -> None:
+        body = policy.model_dump(mode="json")
+        await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/network", body)
 
     async def get_metrics(self, sandbox_id: str, *, start: datetime | None, end: datetime | None) -> list[MetricSample]:
         params = {name: at.isoformat() for name, at in (("start", start), ("end", end)) if at is not None}

@@ -261,6 +261,34 @@ class EndedSandbox(_Wire):
     ended_at: datetime
 
 
+class HostDisk(_Wire):
+    mount_point: str
+    device: str
+    filesystem_type: str
+    used_bytes: int
+    total_bytes: int
+
+
+class HostReport(_Wire):
+    """The machine below the node, whoever uses it."""
+
+    cpu_count: int
+    cpu_used_pct: float
+    """Of all processors, since the heartbeat before."""
+    memory_total_bytes: int
+    memory_used_bytes: int
+    huge_pages_total: int
+    huge_pages_used: int
+    huge_pages_reserved: int
+    huge_page_size_bytes: int
+    disk: HostDisk
+    """The file system that templates and sandboxes are on."""
+    cpu_family: str
+    cpu_model: str
+    cpu_model_name: str
+    cpu_architecture: str
+
+
 class NodeStatus(_Wire):
     node_id: str
     version: str
@@ -281,3 +309,4 @@ class NodeStatus(_Wire):
     """Why not, where it does not."""
     sandboxes: tuple[NodeSandbox, ...] = ()
     replicas: tuple[Replica, ...] = ()
+    host: HostReport | None = None

@@ -27,6 +27,7 @@ from appliance.contracts.node import (
     CreateSandbox,
     Deadline,
     MetricSample,
+    NetworkPolicy,
     NodeSandbox,
     NodeSandboxState,
     NodeStatus,
@@ -63,6 +64,9 @@ class FakeNode:
     deleted: list[str] = field(default_factory=list)
     tokens: dict[str, str | None] = field(default_factory=dict)
     """Access tokens given after the create."""
+    policies: dict[str, NetworkPolicy] = field(default_factory=dict)
+    """Network rules given after the create."""
+    fail_network: CubeError | None = None
     samples: dict[str, list[MetricSample]] = field(default_factory=dict)
     builds_started: int = 0
 
@@ -138,6 +142,13 @@ class FakeNode:
             self.tokens[sandbox_id] = new.access_token
             before = self.sandboxes[sandbox_id]
             self.sandboxes[sandbox_id] = before.model_copy(update={"sampled": True})
+            return Response(status_code=204)
+
+        @app.put("/v1/sandboxes/{sandbox_id}/network", status_code=204)
+        async def network(sandbox_id: str, new: NetworkPolicy) -> Response:
+            if self.fail_network:
+                raise self.fail_network
+            self.policies[sandbox_id] = new
             return Response(status_code=204)
 
         @app.get("/v1/sandboxes/{sandbox_id}/metrics")
