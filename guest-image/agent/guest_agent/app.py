@@ -20,6 +20,7 @@ from guest_agent.files.upload import Uploads
 from guest_agent.filesystem import schema as filesystem
 from guest_agent.filesystem.service import FilesystemService
 from guest_agent.filesystem.watch.service import WatchService
+from guest_agent.flush import Flush
 from guest_agent.identity.init import BorrowedMachine, GuestMachine, Initializer
 from guest_agent.loopback.forwarding import Forwarding
 from guest_agent.loopback.sockets import ListeningSockets
@@ -50,7 +51,7 @@ def make_agent(settings: Settings) -> Agent:
     forwarding = Forwarding(str(GUEST_ADDRESS), ListeningSockets().read)
     gate = Gate(sessions, InitPeers(allowed=settings.init_from))
     routes = [
-        *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory)),
+        *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory), Flush(sessions)),
         *_process_routes(ProcessService(context, registry)),
         *_filesystem_routes(FilesystemService(context), WatchService(context)),
     ]
@@ -73,7 +74,7 @@ def make_agent(settings: Settings) -> Agent:
     return Agent(app, on_start)
 
 
-def _plain_routes(context: Context, initializer: Initializer) -> list[Route]:
+def _plain_routes(context: Context, initializer: Initializer, flush: Flush) -> list[Route]:
     async def health(_request: Request) -> ASGIApp:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
@@ -83,6 +84,7 @@ def _plain_routes(context: Context, initializer: Initializer) -> list[Route]:
     return [
         Route("GET", "/health", Access.OPEN, health),
         Route("POST", "/init", Access.NODE, initializer.endpoint),
+        Route("POST", "/flush", Access.NODE, flush.endpoint),
         Route("GET", "/metrics", Access.TOKEN, Metrics().endpoint),
         Route("GET", "/envs", Access.TOKEN, envs),
         Route("GET", "/files", Access.SIGNED_READ, Downloads(context).endpoint),

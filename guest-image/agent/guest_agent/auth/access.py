@@ -44,7 +44,7 @@ class Gate:
             return
         if access is Access.NODE:
             if not self._init_peers.admits(request.client.host if request.client else None):
-                raise HttpError(403, "init is accepted from the node only")
+                raise HttpError(403, "this is accepted from the node only")
             return
         session = self._sessions.current
         if session is None:

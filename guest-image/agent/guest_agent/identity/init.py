@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -72,4 +73,7 @@ class Initializer:
             return
         self._machine.take_identity(request)
         names.write_markers(self._markers, request.session)
-        self._sessions.replace(request.session)
+        session = request.session
+        if request.inherits_env and current is not None:
+            session = replace(session, env_vars={**current.env_vars, **session.env_vars})
+        self._sessions.replace(session)

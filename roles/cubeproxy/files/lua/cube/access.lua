@@ -14,6 +14,7 @@ local AGENT_PORT = 49983
 local INTERNAL = {
     ["/init"] = true, ["/freeze"] = true, ["/unfreeze"] = true, ["/collapse"] = true,
     ["/fsfreeze"] = true, ["/fsthaw"] = true, ["/upgrade"] = true,
+    ["/flush"] = true,
 }
 
 -- nginx has decoded and normalised the path here; a trailing slash would reach the same route in some frameworks.

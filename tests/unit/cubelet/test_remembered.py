@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from appliance.cubelet.accelerator import basis_of, remembered_or
+from appliance.cubelet.remembered import Remembered, basis_of, remembered_or
 from appliance.hypervisor.base import Accelerator
+
+KIND = Remembered[Accelerator]
 
 
 class Chooser:
@@ -21,24 +23,24 @@ async def test_a_choice_is_made_once_a_boot(tmp_path: Path) -> None:
     kernel.write_text("k")
     choose = Chooser(Accelerator.TCG)
     for _ in range(2):
-        assert await remembered_or(choose, memory=memory, basis=basis_of("boot-1", kernel)) is Accelerator.TCG
+        assert await remembered_or(KIND, choose, memory=memory, basis=basis_of("boot-1", kernel)) is Accelerator.TCG
     assert choose.asked == 1
 
 
 async def test_another_boot_or_kernel_is_tried_anew(tmp_path: Path) -> None:
     kernel, memory = tmp_path / "vmlinuz", tmp_path / "accelerator.json"
     kernel.write_text("k")
-    await remembered_or(Chooser(Accelerator.TCG), memory=memory, basis=basis_of("boot-1", kernel))
+    await remembered_or(KIND, Chooser(Accelerator.TCG), memory=memory, basis=basis_of("boot-1", kernel))
     choose = Chooser(Accelerator.KVM)
-    assert await remembered_or(choose, memory=memory, basis=basis_of("boot-2", kernel)) is Accelerator.KVM
+    assert await remembered_or(KIND, choose, memory=memory, basis=basis_of("boot-2", kernel)) is Accelerator.KVM
     kernel.write_text("another")
-    await remembered_or(choose, memory=memory, basis=basis_of("boot-2", kernel))
+    await remembered_or(KIND, choose, memory=memory, basis=basis_of("boot-2", kernel))
     assert choose.asked == 2
 
 
 async def test_an_unreadable_memory_is_no_answer(tmp_path: Path) -> None:
     memory = tmp_path / "accelerator.json"
-    memory.write_text('{"basis": ["x"], "accelerator": "warp"}')
+    memory.write_text('{"basis": ["x"], "answer": "warp"}')
     choose = Chooser(Accelerator.TCG)
-    assert await remembered_or(choose, memory=memory, basis=("x",)) is Accelerator.TCG
+    assert await remembered_or(KIND, choose, memory=memory, basis=("x",)) is Accelerator.TCG
     assert choose.asked == 1
