@@ -109,6 +109,7 @@ def build_lifecycle(
         pausing=pausing,
         metrics=metrics,
         restores=restores,
+        flush_deadline=flush_deadline,
         boot_id=boot_id,
     )
     snapshots = Snapshots(

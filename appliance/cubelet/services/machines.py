@@ -127,6 +127,26 @@ class Machines:
             raise
         return Machine(record=record, tap=tap, process=process, guest=GuestClient(tap.address))
 
+    async def flush(
+        self, record: VmRecord, tap: Tap, snapshot: Snapshot, *, deadline: timedelta
+    ) -> dict[str, str] | None:
+        """Let a VM run as it was saved for as long as it takes its guest to write its files to its disk, and end it.
+
+        Returns the guest's variables; None where it does not answer: then the disk is as the guest left it.
+        """
+        machine = await self.restore(record, tap, snapshot)
+        try:
+            # Not admitted, the guest reaches nobody meanwhile but with its answer.
+            await self._hypervisor.resume(machine.process, deadline=self._restore_deadline)
+            return await machine.guest.flush(deadline=deadline)
+        except GuestFailure as error:
+            log.warning("guest_not_flushed", vm_id=record.vm_id, error=error.message)
+            return None
+        finally:
+            await machine.guest.close()
+            await self._hypervisor.stop(machine.process)
+            self.remove_runtime_dir(record.vm_id)
+
     async def boot(self, record: VmRecord, tap: Tap) -> tuple[VmRecord, Snapshot]:
         """Boot the VM's disk, and return the record and the base that it is to be restored from."""
         name = f"boot-{record.generation}"

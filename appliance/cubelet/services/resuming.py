@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -54,6 +54,7 @@ class Resuming:
         pausing: Pausing,
         metrics: CubeletMetrics,
         restores: asyncio.Semaphore,
+        flush_deadline: timedelta,
         boot_id: str,
     ) -> None:
         self._disks = disks
@@ -65,6 +66,7 @@ class Resuming:
         self._pausing = pausing
         self._metrics = metrics
         self._restores = restores
+        self._flush_deadline = flush_deadline
         self._boot_id = boot_id
 
     async def resume(self, sandbox_id: SandboxId, wanted: Wanted) -> VmRecord:
@@ -101,14 +103,14 @@ class Resuming:
             reach("resume:intended")
             await self._disks.clone_upper(saved / UPPER, self._records.upper(record.vm_id))
             reach("resume:disk")
-            machine = await self._restore(record, tap, memory=memory)
+            machine, environment = await self._restore(record, tap, memory=memory)
             undo.push_async_callback(machine.guest.close)
             reach("resume:restored")
             identity = self._machines.identity(
                 machine.record,
                 sandbox_id=sandbox_id,
                 access_token=wanted.access_token,
-                env_vars={} if memory else self._environment(record),
+                env_vars=environment,
                 default_user=meta_of(record).default_user,
                 default_workdir=meta_of(record).default_workdir,
                 machine_id=None,
@@ -122,11 +124,19 @@ class Resuming:
             undo.pop_all()
         return machine
 
-    async def _restore(self, record: VmRecord, tap: Tap, *, memory: bool) -> Machine:
-        if not memory:
-            record, base = await self._machines.boot(record, tap)
-            return await self._machines.restore(record, tap, base)
-        return await self._machines.restore(record, tap, self._saved_snapshot(record))
+    async def _restore(self, record: VmRecord, tap: Tap, *, memory: bool) -> tuple[Machine, dict[str, str]]:
+        """Return the VM, paused, and the variables that its guest must be told."""
+        if memory:
+            return await self._machines.restore(record, tap, self._saved_snapshot(record)), {}
+        environment = self._records.read_saved(record.vm_id).environment
+        if not record.filesystem_only:
+            # What its programs wrote and what they were given may be in its RAM alone.
+            environment = await self._machines.flush(
+                record, tap, self._saved_snapshot(record), deadline=self._flush_deadline
+            )
+        record, base = await self._machines.boot(record, tap)
+        machine = await self._machines.restore(record, tap, base)
+        return machine, environment if environment is not None else dict(meta_of(record).env)
 
     def _saved_snapshot(self, record: VmRecord) -> Snapshot:
         vm = self._records.saved(record.vm_id) / VM
@@ -137,10 +147,6 @@ class Resuming:
             # Where they could not be told apart, the state of the devices has all RAM.
             changed_pages=changed_pages if changed_pages.exists() else None,
         )
-
-    def _environment(self, record: VmRecord) -> dict[str, str]:
-        environment = self._records.read_saved(record.vm_id).environment
-        return environment if environment is not None else dict(meta_of(record).env)
 
     def _as_running(self, record: VmRecord, wanted: Wanted) -> VmRecord:
         if record.sandbox is None:

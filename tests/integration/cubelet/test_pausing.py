@@ -114,9 +114,11 @@ async def test_of_a_disk_alone_it_boots_with_its_variables(node: FakeMachineRoom
     (machine,) = node.host.machines.values()
     assert machine.ram == "after the boot"
     await cubelet.pause_sandbox(sandbox_id, FULL)
+    node.guests.flushed.clear()
     await cubelet.resume_sandbox(sandbox_id, again(memory=False))
     (machine,) = node.host.machines.values()
     assert machine.ram == ""
+    assert node.guests.flushed == [sandbox_id], "its files are on its disk first"
     await cubelet.delete_sandbox(sandbox_id)
     assert node.ledger().records == frozenset()
 

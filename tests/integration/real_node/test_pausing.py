@@ -76,9 +76,11 @@ async def test_a_sandbox_of_a_disk_alone_boots(node: RealNode, cubelet: NodeClie
     await cubelet.resume_sandbox(child, again())
     assert await node.sh(cubelet, child, "cat /dev/shm/nonce") == "nonce"
     # Its disk may be booted though its RAM was kept.
+    await node.sh(cubelet, sandbox_id, "echo later > /root/unsynced")
     await cubelet.pause_sandbox(sandbox_id, Pause())
     await cubelet.resume_sandbox(sandbox_id, again(memory=False))
     assert await node.sh(cubelet, sandbox_id, BOOT_ID) != booted
+    assert await node.sh(cubelet, sandbox_id, "cat /root/unsynced; echo $FROM_CREATE") == "later\nkept"
 
 
 async def test_many_pauses_change_nothing_and_need_no_more_room(node: RealNode, cubelet: NodeClient) -> None:

@@ -44,3 +44,17 @@ async def test_an_unreadable_memory_is_no_answer(tmp_path: Path) -> None:
     choose = Chooser(Accelerator.TCG)
     assert await remembered_or(KIND, choose, memory=memory, basis=("x",)) is Accelerator.TCG
     assert choose.asked == 1
+
+
+async def test_an_answer_may_be_that_there_is_none(tmp_path: Path) -> None:
+    asked = 0
+
+    async def objection() -> str | None:
+        nonlocal asked
+        asked += 1
+        return None
+
+    for _ in range(2):
+        memory = tmp_path / "changed-pages.json"
+        assert await remembered_or(Remembered[str | None], objection, memory=memory, basis=("x",)) is None
+    assert asked == 1
