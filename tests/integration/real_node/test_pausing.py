@@ -24,7 +24,7 @@ CYCLES = int(os.environ.get("CUBE_PAUSE_CYCLES", "20"))
 
 async def test_a_sandbox_with_its_ram_notices_nothing_but_the_time(node: RealNode, cubelet: NodeClient) -> None:
     sandbox_id = await node.create(cubelet, env_vars={"FROM_CREATE": "kept"})
-    await node.start(cubelet, sandbox_id, "while :; do echo $((++n)) > /dev/shm/counter; sleep 0.1; done")
+    await node.start(cubelet, sandbox_id, "while :; do echo $((++n)) 1<>/dev/shm/counter; sleep 0.1; done")
     boot_id = await node.sh(cubelet, sandbox_id, BOOT_ID)
     machine_id = await node.sh(cubelet, sandbox_id, "cat /etc/machine-id")
     await node.sh(cubelet, sandbox_id, "echo cached > /root/unsynced; echo nonce > /dev/shm/nonce; sleep 1")
@@ -87,7 +87,7 @@ async def test_many_pauses_change_nothing_and_need_no_more_room(node: RealNode, 
     sandbox_id = await node.create(cubelet)
     choice = random.Random(1)
     await node.sh(cubelet, sandbox_id, "mkdir /data; head -c 16 /dev/urandom | sha256sum > /dev/shm/nonce")
-    await node.start(cubelet, sandbox_id, "while :; do echo $((++n)) > /dev/shm/counter; sleep 0.05; done")
+    await node.start(cubelet, sandbox_id, "while :; do echo $((++n)) 1<>/dev/shm/counter; sleep 0.05; done")
     nonce = await node.sh(cubelet, sandbox_id, "cat /dev/shm/nonce")
     counted, used, times = 0, [], []
     for _ in range(CYCLES):
