@@ -19,7 +19,11 @@ from appliance.contracts.node import (
     NetworkPolicy,
     NodeSandbox,
     NodeStatus,
+    Pause,
+    Resume,
     SandboxLogEntry,
+    Snapshot,
+    SnapshotTaken,
 )
 
 _SAMPLES = TypeAdapter(list[MetricSample])
@@ -31,7 +35,8 @@ _SANDBOXES = TypeAdapter(list[NodeSandbox])
 class NodeClient:
     """Calls one node through `http`, which its maker closes.
 
-    `deadline` bounds every call but `create_sandbox`, which waits for a guest and has `create_deadline`.
+    `deadline` bounds every call but those that wait for a guest, or copy what it has: those have `create_deadline`, or
+    `save_deadline`.
     """
 
     def __init__(
@@ -40,10 +45,12 @@ class NodeClient:
         *,
         deadline: timedelta = timedelta(seconds=10),
         create_deadline: timedelta = timedelta(seconds=45),
+        save_deadline: timedelta = timedelta(minutes=5),
     ) -> None:
         self._http = http
         self._deadline = deadline
         self._create_deadline = create_deadline
+        self._save_deadline = save_deadline
 
     async def health(self) -> None:
         await self._call("GET", "/health")
@@ -116,6 +123,32 @@ class NodeClient:
     async def latest_metrics(self, sandbox_ids: Sequence[str]) -> dict[str, MetricSample]:
         params = {"sandbox_ids": ",".join(sandbox_ids)}
         return _LATEST.validate_python(await self._call("GET", "/v1/sandbox-metrics", params=params))
+
+    async def pause_sandbox(self, sandbox_id: str, pause: Pause) -> None:
+        await self._http.request(
+            "POST",
+            f"/v1/sandboxes/{sandbox_id}/pause",
+            deadline=self._save_deadline,
+            json=pause.model_dump(mode="json"),
+        )
+
+    async def resume_sandbox(self, sandbox_id: str, resume: Resume) -> NodeSandbox:
+        answer = await self._http.request(
+            "POST",
+            f"/v1/sandboxes/{sandbox_id}/resume",
+            deadline=self._save_deadline,
+            json=resume.model_dump(mode="json", exclude_none=True),
+        )
+        return NodeSandbox.model_validate(answer)
+
+    async def snapshot_sandbox(self, sandbox_id: str, snapshot: Snapshot) -> SnapshotTaken:
+        answer = await self._http.request(
+            "POST",
+            f"/v1/sandboxes/{sandbox_id}/snapshot",
+            deadline=self._save_deadline,
+            json=snapshot.model_dump(mode="json"),
+        )
+        return SnapshotTaken.model_validate(answer)
 
     async def delete_sandbox(self, sandbox_id: str) -> None:
         await self._call("DELETE", f"/v1/sandboxes/{sandbox_id}")
