@@ -14,11 +14,15 @@ from appliance.contracts.master import (
     AssignedTags,
     BuildPage,
     BuildView,
+    Connected,
     CreatedKey,
     KeyDigest,
     KeyView,
     LogLevel,
+    NewConnect,
     NewKey,
+    NewPause,
+    NewResume,
     NewSandbox,
     NewTags,
     NewTemplate,
@@ -49,7 +53,7 @@ _NODES = TypeAdapter(list[NodeView])
 class MasterClient:
     """Calls CubeMaster through `http`, which its maker closes.
 
-    `deadline` bounds every call but `create_sandbox`, which waits for a guest and has `create_deadline`.
+    `deadline` bounds every call but those that wait for a guest or its disk, which have `create_deadline`.
     """
 
     def __init__(
@@ -84,8 +88,16 @@ class MasterClient:
     # Sandboxes
 
     async def create_sandbox(self, new: NewSandbox) -> SandboxView:
-        answer = await self._http.request("POST", "/v1/sandboxes", deadline=self._create_deadline, json=_dump(new))
-        return SandboxView.model_validate(answer)
+        return SandboxView.model_validate(await self._wait("/v1/sandboxes", _dump(new)))
+
+    async def pause_sandbox(self, sandbox_id: str, pause: NewPause) -> None:
+        await self._wait(f"/v1/sandboxes/{sandbox_id}/pause", _dump(pause))
+
+    async def resume_sandbox(self, sandbox_id: str, resume: NewResume) -> SandboxView:
+        return SandboxView.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/resume", _dump(resume)))
+
+    async def connect_sandbox(self, sandbox_id: str, connect: NewConnect) -> Connected:
+        return Connected.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/connect", _dump(connect)))
 
     async def list_sandboxes(
         self,
@@ -233,6 +245,13 @@ class MasterClient:
 
     async def get_route(self, sandbox_id: str) -> Route:
         return Route.model_validate(await self._call("GET", f"/v1/routes/{sandbox_id}"))
+
+    async def wake(self, sandbox_id: str) -> Route:
+        """Resume it for traffic, unless it runs; return where the traffic goes."""
+        return Route.model_validate(await self._wait(f"/v1/routes/{sandbox_id}/wake", None))
+
+    async def _wait(self, path: str, json: Any) -> Any:
+        return await self._http.request("POST", path, deadline=self._create_deadline, json=json)
 
     async def _call(self, method: str, path: str, json: Any = None, params: Mapping[str, str] | None = None) -> Any:
         return await self._http.request(method, path, deadline=self._deadline, json=json, params=params)

@@ -64,6 +64,17 @@ class Timeout(_Request):
     timeout: int
 
 
+class Pause(_Request):
+    memory: bool = True
+    requireHealthyGuest: bool = False
+
+
+class Resume(_Request):
+    timeout: int = 15
+    autoPause: bool | None = None
+    memory: bool | None = None
+
+
 class ConnectV1(_Request):
     timeout: int
     memory: bool | None = None
@@ -114,6 +125,7 @@ class SandboxDetail(ListedSandbox):
     allowInternetAccess: bool | None = None
     domain: str | None = None
     lifecycle: Lifecycle = Lifecycle()
+    pauseMode: Literal["full", "filesystem"] | None = None
 
 
 class Template(_Answer):

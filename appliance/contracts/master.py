@@ -2,7 +2,7 @@
 
 Callers are trusted; CubeAPI passes the team that a key belongs to. `team_id` is a query parameter on GET and DELETE.
 A missing `team_id` is the operator: every team's objects. A list of sandboxes takes `state` as a comma-separated list
-(default running and paused) and `metadata` as a JSON object of which every pair must match.
+(default: all that callers may use) and `metadata` as a JSON object of which every pair must match.
 
     GET    /health                                 204
     POST   /v1/keys/resolve                        200 ResolvedKey        KeyDigest; Unauthenticated
@@ -13,6 +13,9 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     GET    /v1/sandboxes?state=&template=&metadata=&order=&started_after=&limit=&cursor=   200 SandboxPage
     GET    /v1/sandboxes/{sandbox_id}              200 SandboxView        with ?ended=true also one that has ended
     POST   /v1/sandboxes/{sandbox_id}/timeout      200 SandboxView        NewTimeout
+    POST   /v1/sandboxes/{sandbox_id}/pause        204                    NewPause; Conflict, GuestUnresponsive
+    POST   /v1/sandboxes/{sandbox_id}/resume       201 SandboxView        NewResume; Conflict if running
+    POST   /v1/sandboxes/{sandbox_id}/connect      200 Connected          NewConnect: resumed if paused
     GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end=   200 [contracts.node.MetricSample]
     GET    /v1/sandbox-metrics?sandbox_ids=a,b     200 {sandbox_id: contracts.node.MetricSample}
     DELETE /v1/sandboxes/{sandbox_id}              204
@@ -32,7 +35,9 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     GET    /v1/nodes                               200 [NodeView]
     POST   /v1/nodes/{node_id}/heartbeat           204                    contracts.node.NodeStatus; the first registers
     POST   /v1/nodes/{node_id}/ended               204                    [contracts.node.EndedSandbox]
-    GET    /v1/routes/{sandbox_id}                 200 Route              NotFound
+    GET    /v1/routes/{sandbox_id}                 200 Route              NotFound; also of a paused one
+    POST   /v1/routes/{sandbox_id}/wake            200 Route              resumed for traffic; Forbidden, QuotaExceeded,
+                                                                          NotFound, SandboxTransitioning
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from appliance.contracts.node import BuildLogEntry, EndReason, RegistryLogin
+from appliance.contracts.node import BuildLogEntry, EndReason, OnTimeout, RegistryLogin
 
 
 class _Wire(BaseModel):
@@ -84,7 +89,10 @@ class CreatedKey(KeyView):
 class SandboxState(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
+    PAUSING = "pausing"
     PAUSED = "paused"
+    RESUMING = "resuming"
+    SNAPSHOTTING = "snapshotting"
     KILLING = "killing"
     ENDED = "ended"
 
@@ -100,6 +108,9 @@ class NewSandbox(_Wire):
     allow_internet: bool = True
     allow_out: tuple[str, ...] = ()
     deny_out: tuple[str, ...] = ()
+    on_timeout: OnTimeout = OnTimeout.KILL
+    auto_resume: bool = False
+    """Whether traffic resumes it from a pause with memory."""
     idempotency_key: str | None = Field(default=None, pattern=r"^[!-~]{1,255}$")
     """The same key of the same team is the same sandbox, until that could not be started."""
 
@@ -118,6 +129,11 @@ class SandboxView(_Wire):
     disk_size_mib: int
     metadata: dict[str, str] = Field(default_factory=dict)
     allow_internet: bool = True
+    on_timeout: OnTimeout = OnTimeout.KILL
+    auto_resume: bool = False
+    paused_at: datetime | None = None
+    filesystem_only: bool = False
+    """Whether a paused one kept its disk alone."""
     envd_version: str
     access_token: str | None = Field(default=None, repr=False)
     node_id: str
@@ -137,6 +153,35 @@ class NewTimeout(_Wire):
     timeout_s: int = Field(ge=0)
     extend_only: bool = False
     """Never shorten: what connect and refreshes do."""
+
+
+class NewPause(_Wire):
+    team_id: str | None = None
+    memory: bool = True
+    """False keeps the disk alone: the next resume boots."""
+    require_healthy_guest: bool = False
+
+
+class NewResume(_Wire):
+    team_id: str | None = None
+    timeout_s: int = Field(ge=1)
+    memory: bool = True
+    """False boots from the disk even where memory was kept."""
+    auto_pause: bool | None = None
+    """What becomes of it at its next timeout; None: what it was created with."""
+
+
+class NewConnect(_Wire):
+    team_id: str | None = None
+    timeout_s: int = Field(ge=1)
+    """From now; one that runs is never shortened."""
+    memory: bool = True
+    """As in `NewResume`, where it has to be resumed."""
+
+
+class Connected(_Wire):
+    sandbox: SandboxView
+    resumed: bool
 
 
 class NewTemplate(_Wire):
@@ -263,8 +308,11 @@ class NodeView(_Wire):
 
 
 class Route(_Wire):
-    """Also the value in Redis under `cube:route:<sandboxID>`, as JSON."""
+    """Also the value in Redis under `cube:route:<sandboxID>`, as JSON, while it runs; a paused one is not in Redis."""
 
     node: str
-    address: str
+    address: str | None = None
+    """None while it is paused."""
     state: Literal["running", "paused"] = "running"
+    auto_resume: bool = False
+    """Whether `wake` may resume it, should it be paused."""

@@ -23,6 +23,7 @@ from appliance.cubemaster.reconcilers.lost_nodes import LostNodeReconciler
 from appliance.cubemaster.reconcilers.unfinished_sandboxes import UnfinishedSandboxReconciler
 from appliance.cubemaster.routes.builds import builds_router
 from appliance.cubemaster.routes.keys import keys_router
+from appliance.cubemaster.routes.lifecycle import lifecycle_router
 from appliance.cubemaster.routes.nodes import nodes_router
 from appliance.cubemaster.routes.process import process_router
 from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
@@ -34,10 +35,13 @@ from appliance.cubemaster.services.endings import Endings
 from appliance.cubemaster.services.keys import KeyService
 from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.nodes import NodeService
+from appliance.cubemaster.services.pausing import Pausing
 from appliance.cubemaster.services.quota import Quota
+from appliance.cubemaster.services.resuming import Resuming
 from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
+from appliance.cubemaster.services.settling import Settling
 from appliance.cubemaster.services.tags import TagService
 from appliance.cubemaster.services.templates import TemplateService
 from appliance.cubemaster.settings import CubeMasterSettings
@@ -45,8 +49,8 @@ from appliance.cubemaster.settings import CubeMasterSettings
 _NODE_WATCH_INTERVAL = timedelta(seconds=1)
 _UNFINISHED_INTERVAL = timedelta(seconds=5)
 _DELETED_INTERVAL = timedelta(seconds=5)
-_CREATE_MARGIN = timedelta(seconds=15)
-"""What a create may take besides the node's part."""
+_CALL_MARGIN = timedelta(seconds=15)
+"""What a create, pause, resume or snapshot may take besides the node's part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +97,36 @@ def create_app(
     catalogue = Catalogue(clock)
     route_table = RouteTable(redis, database)
     endings = Endings(database, route_table, metrics)
+    settling = Settling(database=database, nodes=nodes, routes=route_table, endings=endings, clock=clock)
+    quota = Quota(concurrent_sandboxes=settings.quotas.concurrent_sandboxes)
     sandboxes = SandboxService(
         database=database,
         catalogue=catalogue,
         nodes=nodes,
         routes=route_table,
         endings=endings,
+        settling=settling,
         clock=clock,
         metrics=metrics,
-        quota=Quota(concurrent_sandboxes=settings.quotas.concurrent_sandboxes),
+        quota=quota,
         token_seed=secrets.envd_seed,
         create_deadline=create_deadline,
+    )
+    pausing = Pausing(database=database, nodes=nodes, routes=route_table, settling=settling, clock=clock)
+    resuming = Resuming(
+        database=database,
+        nodes=nodes,
+        sandboxes=sandboxes,
+        settling=settling,
+        clock=clock,
+        quota=quota,
+        access_token=sandboxes.access_token,
     )
     node_service = NodeService(
         database=database,
         nodes=nodes,
         endings=endings,
+        settling=settling,
         background=background,
         clock=clock,
         metrics=metrics,
@@ -116,8 +134,12 @@ def create_app(
         access_token=sandboxes.access_token,
     )
     builds = BuildReconciler(database, nodes, clock, metrics, deadline=timedelta(seconds=settings.builds.deadline_s))
-    lost_nodes = LostNodeReconciler(database, endings, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s))
-    unfinished = UnfinishedSandboxReconciler(database, sandboxes, clock, create_limit=create_deadline + _CREATE_MARGIN)
+    lost_nodes = LostNodeReconciler(
+        database, settling, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s)
+    )
+    unfinished = UnfinishedSandboxReconciler(
+        database, sandboxes, settling, clock, call_limit=create_deadline + _CALL_MARGIN
+    )
     deleted_templates = DeletedTemplateReconciler(database, nodes)
 
     @asynccontextmanager
@@ -145,6 +167,7 @@ def create_app(
     install_error_handlers(app)
     app.include_router(process_router(metrics))
     app.include_router(sandboxes_router(sandboxes))
+    app.include_router(lifecycle_router(sandboxes, pausing, resuming))
     app.include_router(sandbox_metrics_router(SandboxMetrics(database, nodes)))
     app.include_router(keys_router(KeyService(database, clock)))
     templates = TemplateService(database, catalogue, clock)

@@ -7,7 +7,17 @@ import binascii
 from datetime import datetime
 
 from appliance.contracts import master as wire
-from appliance.contracts.node import BuildLogEntry, BuildRequest, EndReason, NetworkPolicy, NodeStatus, RegistryLogin
+from appliance.contracts.node import (
+    BuildLogEntry,
+    BuildRequest,
+    EndReason,
+    NetworkPolicy,
+    NodeSandbox,
+    NodeSandboxState,
+    NodeStatus,
+    OnTimeout,
+    RegistryLogin,
+)
 from appliance.cubemaster.persistence.builds import LogEntry
 from appliance.cubemaster.persistence.keys import KeyRecord
 from appliance.cubemaster.persistence.nodes import NodeUsage
@@ -19,7 +29,7 @@ from appliance.domain.ids import NodeId
 from appliance.domain.network import SandboxNetwork
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import Sandbox
+from appliance.domain.sandbox import Observation, Sandbox
 from appliance.domain.template import Build, BuildSpec
 
 
@@ -39,6 +49,10 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxV
         disk_size_mib=sandbox.disk_size_mib,
         metadata=dict(sandbox.metadata),
         allow_internet=sandbox.network.allow_internet,
+        on_timeout=OnTimeout(sandbox.on_timeout),
+        auto_resume=sandbox.auto_resume,
+        paused_at=sandbox.paused_at,
+        filesystem_only=sandbox.filesystem_only,
         envd_version=sandbox.envd_version,
         access_token=access_token,
         node_id=sandbox.node_id,
@@ -51,6 +65,16 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxV
 def node_policy(network: SandboxNetwork) -> NetworkPolicy:
     """Return the part of a sandbox's rules that its node enforces."""
     return NetworkPolicy(allow_internet=network.allow_internet, allow_out=network.allow_out, deny_out=network.deny_out)
+
+
+def observation(seen: NodeSandbox) -> Observation:
+    return Observation(
+        paused=seen.state is NodeSandboxState.PAUSED,
+        generation=seen.generation,
+        paused_at=seen.paused_at,
+        filesystem_only=seen.filesystem_only,
+        address=seen.address,
+    )
 
 
 def cursor_of(position: Position | None) -> str | None:

@@ -12,6 +12,7 @@
     │   └── NodeNotFound
     ├── Conflict                  the object is in a state that does not allow this
     │   ├── SandboxTransitioning
+    │   ├── GuestUnresponsive
     │   └── TemplateNotReady
     ├── QuotaExceeded             the team has as much as it may have
     ├── Unavailable               try again: something we depend on is down or full
@@ -98,6 +99,14 @@ class SandboxTransitioning(Conflict):
         super().__init__(f'Sandbox "{sandbox_id}" is being {state}')
         self.sandbox_id = sandbox_id
         self.state = state
+
+
+class GuestUnresponsive(Conflict):
+    """A pause was to spare a guest whose agent does not answer; it runs on as it was."""
+
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__(f"the guest agent of sandbox '{sandbox_id}' does not answer; it was not paused")
+        self.sandbox_id = sandbox_id
 
 
 class TemplateNotReady(Conflict):

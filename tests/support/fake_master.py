@@ -7,6 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from appliance.contracts.master import (
     BuildStatus,
+    Connected,
+    NewConnect,
+    NewPause,
+    NewResume,
     NewSandbox,
     NewTimeout,
     ResolvedKey,
@@ -15,7 +19,7 @@ from appliance.contracts.master import (
     SandboxView,
     TemplateView,
 )
-from appliance.domain.errors import CubeError, SandboxNotFound, TemplateNotFound, Unauthenticated
+from appliance.domain.errors import Conflict, CubeError, SandboxNotFound, TemplateNotFound, Unauthenticated
 from appliance.domain.ids import new_sandbox_id
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -29,6 +33,9 @@ class FakeMaster:
         self.resolved = 0
         self.created: list[NewSandbox] = []
         self.fail_create: CubeError | None = None
+        self.fail_pause: CubeError | None = None
+        self.pauses: list[NewPause] = []
+        self.resumes: list[NewResume | NewConnect] = []
 
     def add_key(self, key: str, team_id: str) -> None:
         digest = hashlib.sha256(key.encode()).hexdigest()
@@ -78,6 +85,8 @@ class FakeMaster:
             disk_size_mib=template.disk_size_mib,
             metadata=new.metadata,
             allow_internet=new.allow_internet,
+            on_timeout=new.on_timeout,
+            auto_resume=new.auto_resume,
             envd_version=template.envd_version,
             access_token="ab" * 32 if new.secure else None,
             node_id="node-1",
@@ -127,6 +136,40 @@ class FakeMaster:
             end_at = max(end_at, view.end_at)
         self.sandboxes[sandbox_id] = view.model_copy(update={"end_at": end_at})
         return self.sandboxes[sandbox_id]
+
+    async def pause_sandbox(self, sandbox_id: str, pause: NewPause) -> None:
+        view = await self.get_sandbox(sandbox_id, team_id=pause.team_id)
+        if self.fail_pause is not None:
+            raise self.fail_pause
+        if view.state is SandboxState.PAUSED:
+            raise Conflict(f"Sandbox '{sandbox_id}' cannot be paused while in 'paused' state")
+        self.pauses.append(pause)
+        paused = {"state": SandboxState.PAUSED, "paused_at": NOW, "filesystem_only": not pause.memory}
+        self.sandboxes[sandbox_id] = view.model_copy(update=paused)
+
+    async def resume_sandbox(self, sandbox_id: str, resume: NewResume) -> SandboxView:
+        view = await self.get_sandbox(sandbox_id, team_id=resume.team_id)
+        if view.state is SandboxState.RUNNING:
+            raise Conflict(f"Sandbox {sandbox_id} is already running")
+        return self._resumed(view, resume)
+
+    async def connect_sandbox(self, sandbox_id: str, connect: NewConnect) -> Connected:
+        view = await self.get_sandbox(sandbox_id, team_id=connect.team_id)
+        if view.state is SandboxState.PAUSED:
+            return Connected(sandbox=self._resumed(view, connect), resumed=True)
+        kept = NewTimeout(team_id=connect.team_id, timeout_s=connect.timeout_s, extend_only=True)
+        return Connected(sandbox=await self.set_timeout(sandbox_id, kept), resumed=False)
+
+    def _resumed(self, view: SandboxView, resume: NewResume | NewConnect) -> SandboxView:
+        self.resumes.append(resume)
+        running = {
+            "state": SandboxState.RUNNING,
+            "paused_at": None,
+            "filesystem_only": False,
+            "end_at": NOW + timedelta(seconds=resume.timeout_s),
+        }
+        self.sandboxes[view.sandbox_id] = view.model_copy(update=running)
+        return self.sandboxes[view.sandbox_id]
 
     async def kill_sandbox(self, sandbox_id: str, *, team_id: str | None = None) -> None:
         await self.get_sandbox(sandbox_id, team_id=team_id)

@@ -85,8 +85,8 @@ nodes = Table(
     Column("vcpus", Integer, nullable=False),
     Column("memory_mib", BigInteger, nullable=False),
     Column("disk_free_mib", BigInteger, nullable=False),
-    # Sums over the node's live sandboxes, kept here so that taking a reservation is one conditional UPDATE.
-    # They change only together with the sandbox row that takes or gives back.
+    # Sums over the node's live sandboxes that are not paused, kept here so that taking a reservation is one
+    # conditional UPDATE. They change only together with the sandbox row that takes or gives back.
     Column("vcpus_reserved", Integer, nullable=False),
     Column("memory_reserved_mib", BigInteger, nullable=False),
     # Counts heartbeats: see HeartbeatWatch for why a time would not do.
@@ -203,6 +203,7 @@ sandboxes = Table(
     Column("generation", Integer, nullable=False),
     Column("paused_at", UtcDateTime),
     Column("filesystem_only", Boolean, nullable=False),
+    Column("changing_since", UtcDateTime),
     Column("address", String(45)),
     Column("idempotency_key", _id(255)),
     Column("started_at", UtcDateTime, nullable=False),

@@ -6,15 +6,14 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from appliance.contracts.master import NewSandbox, NewTimeout, Route, SandboxPage
+from appliance.contracts.master import NewSandbox, NewTimeout, SandboxPage
 from appliance.cubemaster.mapping import aware, cursor_of, position_of, sandbox_view
 from appliance.cubemaster.persistence.sandboxes import SandboxFilter
-from appliance.cubemaster.services.route_table import route_of
 from appliance.cubemaster.services.sandboxes import SandboxService, Wish
-from appliance.domain.errors import InvalidRequest, SandboxNotFound
+from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import TeamId
 from appliance.domain.network import SandboxNetwork
-from appliance.domain.sandbox import VISIBLE, Sandbox, SandboxState
+from appliance.domain.sandbox import VISIBLE, OnTimeout, Sandbox, SandboxState
 
 
 def sandboxes_router(sandboxes: SandboxService) -> APIRouter:
@@ -35,6 +34,8 @@ def sandboxes_router(sandboxes: SandboxService) -> APIRouter:
             env_vars=new.env_vars,
             secure=new.secure,
             network=SandboxNetwork(allow_internet=new.allow_internet, allow_out=new.allow_out, deny_out=new.deny_out),
+            on_timeout=OnTimeout(new.on_timeout),
+            auto_resume=new.auto_resume,
             idempotency_key=new.idempotency_key,
         )
         return view(await sandboxes.create(wish), status=201)
@@ -88,13 +89,6 @@ def sandboxes_router(sandboxes: SandboxService) -> APIRouter:
     async def kill(sandbox_id: str, team_id: str | None = None) -> Response:
         await sandboxes.kill(sandbox_id, team_id=team_id)
         return Response(status_code=204)
-
-    @router.get("/routes/{sandbox_id}")
-    async def route(sandbox_id: str) -> Route:
-        found = route_of(await sandboxes.get(sandbox_id, team_id=None))
-        if found is None:
-            raise SandboxNotFound(sandbox_id)
-        return found
 
     return router
 

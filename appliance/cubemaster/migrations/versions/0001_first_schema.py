@@ -146,6 +146,7 @@ def upgrade() -> None:
         Column("generation", Integer, nullable=False),
         Column("paused_at", DATETIME(fsp=6)),
         Column("filesystem_only", Boolean, nullable=False),
+        Column("changing_since", DATETIME(fsp=6)),
         Column("address", String(45)),
         Column("idempotency_key", _id(255)),
         Column("started_at", DATETIME(fsp=6), nullable=False),
