@@ -16,14 +16,17 @@ from appliance.contracts.master import (
     BuildView,
     Connected,
     CreatedKey,
+    Forked,
     KeyDigest,
     KeyView,
     LogLevel,
     NewConnect,
+    NewFork,
     NewKey,
     NewPause,
     NewResume,
     NewSandbox,
+    NewSnapshot,
     NewTags,
     NewTemplate,
     NewTimeout,
@@ -34,6 +37,8 @@ from appliance.contracts.master import (
     SandboxPage,
     SandboxState,
     SandboxView,
+    SnapshotPage,
+    SnapshotView,
     TagView,
     TemplateChange,
     TemplatePage,
@@ -47,6 +52,8 @@ _TAGS = TypeAdapter(list[TagView])
 _LOGS = TypeAdapter(list[BuildLogEntry])
 _SAMPLES = TypeAdapter(list[MetricSample])
 _LATEST = TypeAdapter(dict[str, MetricSample])
+_FORKED = TypeAdapter(list[Forked])
+_FORK_TURNS = 4
 _NODES = TypeAdapter(list[NodeView])
 
 
@@ -98,6 +105,26 @@ class MasterClient:
 
     async def connect_sandbox(self, sandbox_id: str, connect: NewConnect) -> Connected:
         return Connected.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/connect", _dump(connect)))
+
+    async def take_snapshot(self, sandbox_id: str, new: NewSnapshot) -> SnapshotView:
+        return SnapshotView.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/snapshots", _dump(new)))
+
+    async def list_snapshots(
+        self,
+        *,
+        team_id: str | None = None,
+        sandbox_id: str | None = None,
+        name: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> SnapshotPage:
+        params = _present(team_id=team_id, sandbox_id=sandbox_id, name=name, limit=str(limit), cursor=cursor)
+        return SnapshotPage.model_validate(await self._call("GET", "/v1/snapshots", params=params))
+
+    async def fork_sandbox(self, sandbox_id: str, new: NewFork) -> list[Forked]:
+        # A snapshot first, then the copies, several at a time.
+        path, deadline = f"/v1/sandboxes/{sandbox_id}/fork", _FORK_TURNS * self._create_deadline
+        return _FORKED.validate_python(await self._http.request("POST", path, deadline=deadline, json=_dump(new)))
 
     async def list_sandboxes(
         self,

@@ -20,6 +20,8 @@ from appliance.contracts.node import (
     NodeStatus,
     Pause,
     Resume,
+    Snapshot,
+    SnapshotTaken,
 )
 
 _SAMPLES = TypeAdapter(list[MetricSample])
@@ -74,6 +76,9 @@ class NodeClient:
 
     async def resume_sandbox(self, sandbox_id: str, resume: Resume) -> NodeSandbox:
         return NodeSandbox.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/resume", resume))
+
+    async def snapshot_sandbox(self, sandbox_id: str, snapshot: Snapshot) -> SnapshotTaken:
+        return SnapshotTaken.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/snapshot", snapshot))
 
     async def list_sandboxes(self) -> list[NodeSandbox]:
         return _SANDBOXES.validate_python(await self._call("GET", "/v1/sandboxes"))

@@ -16,6 +16,9 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     POST   /v1/sandboxes/{sandbox_id}/pause        204                    NewPause; Conflict, GuestUnresponsive
     POST   /v1/sandboxes/{sandbox_id}/resume       201 SandboxView        NewResume; Conflict if running
     POST   /v1/sandboxes/{sandbox_id}/connect      200 Connected          NewConnect: resumed if paused
+    POST   /v1/sandboxes/{sandbox_id}/snapshots    201 SnapshotView       NewSnapshot; Conflict if paused
+    POST   /v1/sandboxes/{sandbox_id}/fork         201 [Forked]           NewFork; Conflict if paused
+    GET    /v1/snapshots?team_id=&sandbox_id=&name=&limit=&cursor=   200 SnapshotPage, newest first
     GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end=   200 [contracts.node.MetricSample]
     GET    /v1/sandbox-metrics?sandbox_ids=a,b     200 {sandbox_id: contracts.node.MetricSample}
     DELETE /v1/sandboxes/{sandbox_id}              204
@@ -48,6 +51,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from appliance.contracts.errors import ErrorBody
 from appliance.contracts.node import BuildLogEntry, EndReason, OnTimeout, RegistryLogin
 
 
@@ -184,6 +188,44 @@ class Connected(_Wire):
     resumed: bool
 
 
+class NewSnapshot(_Wire):
+    team_id: str | None = None
+    name: str | None = None
+    """`[team/]name[:tag]`. Without one it is known by an id alone."""
+    memory: bool = True
+    """False keeps the disk alone: sandboxes made from it boot."""
+
+
+class SnapshotView(_Wire):
+    snapshot_id: str
+    """Usable wherever a template's reference is."""
+    names: tuple[str, ...] = ()
+    sandbox_id: str
+    """The sandbox that it was taken of."""
+    template_id: str
+    build_id: str
+    team_slug: str
+    taken_at: datetime
+
+
+class SnapshotPage(_Wire):
+    snapshots: tuple[SnapshotView, ...]
+    next_cursor: str | None = None
+
+
+class NewFork(_Wire):
+    team_id: str | None = None
+    timeout_s: int = Field(ge=1)
+    count: int = Field(default=1, ge=1, le=100)
+
+
+class Forked(_Wire):
+    """One of the two."""
+
+    sandbox: SandboxView | None = None
+    error: ErrorBody | None = None
+
+
 class NewTemplate(_Wire):
     team: str = "default"
     """Slug of the owning team, made if it does not exist."""
@@ -312,7 +354,7 @@ class Route(_Wire):
 
     node: str
     address: str | None = None
-    """None while it is paused."""
-    state: Literal["running", "paused"] = "running"
+    """None unless it is running."""
+    state: Literal["running", "paused", "transitioning"] = "running"
     auto_resume: bool = False
     """Whether `wake` may resume it, should it be paused."""

@@ -14,6 +14,7 @@ from appliance.domain.errors import InvalidRequest
 
 _SECONDS_PER_HOUR = 3600
 _MAX_BULK = 100
+_MAX_COPIES = 100
 _LEVELS: Mapping[str, e2b.LogLevel] = {"debug": "debug", "warn": "warn", "warning": "warn", "error": "error"}
 _SANDBOX_PATH_ID = re.compile(r"([a-z0-9]+)(?:-[a-z0-9]+)?")
 
@@ -126,6 +127,26 @@ def sandbox(view: master.SandboxView, *, domain: str) -> e2b.Sandbox:
         alias=view.alias,
         envdAccessToken=view.access_token,
         domain=domain,
+    )
+
+
+def snapshot(view: master.SnapshotView) -> e2b.Snapshot:
+    return e2b.Snapshot(snapshotID=view.snapshot_id, names=view.names)
+
+
+def copies(count: int) -> int:
+    """Return how many copies a fork makes, or raise InvalidRequest."""
+    if count < 1:
+        raise InvalidRequest("Count must be at least 1")
+    if count > _MAX_COPIES:
+        raise InvalidRequest(f"Count cannot be greater than {_MAX_COPIES}")
+    return count
+
+
+def forked(copy: master.Forked, *, domain: str) -> e2b.Forked:
+    return e2b.Forked(
+        sandbox=sandbox(copy.sandbox, domain=domain) if copy.sandbox else None,
+        error=e2b.ForkError(code=copy.error.code, message=copy.error.message) if copy.error else None,
     )
 
 

@@ -28,10 +28,13 @@ from appliance.cubemaster.routes.nodes import nodes_router
 from appliance.cubemaster.routes.process import process_router
 from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
+from appliance.cubemaster.routes.snapshots import snapshots_router
 from appliance.cubemaster.routes.tags import tags_router
 from appliance.cubemaster.routes.templates import templates_router
+from appliance.cubemaster.services.captures import Captures
 from appliance.cubemaster.services.catalogue import Catalogue
 from appliance.cubemaster.services.endings import Endings
+from appliance.cubemaster.services.forks import ForkService
 from appliance.cubemaster.services.keys import KeyService
 from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.nodes import NodeService
@@ -42,6 +45,7 @@ from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.settling import Settling
+from appliance.cubemaster.services.snapshots import SnapshotService
 from appliance.cubemaster.services.tags import TagService
 from appliance.cubemaster.services.templates import TemplateService
 from appliance.cubemaster.settings import CubeMasterSettings
@@ -112,7 +116,6 @@ def create_app(
         token_seed=secrets.envd_seed,
         create_deadline=create_deadline,
     )
-    pausing = Pausing(database=database, nodes=nodes, routes=route_table, settling=settling, clock=clock)
     resuming = Resuming(
         database=database,
         nodes=nodes,
@@ -121,6 +124,9 @@ def create_app(
         clock=clock,
         quota=quota,
         access_token=sandboxes.access_token,
+    )
+    captures = Captures(
+        database=database, nodes=nodes, settling=settling, clock=clock, call_limit=create_deadline + _CALL_MARGIN
     )
     node_service = NodeService(
         database=database,
@@ -156,6 +162,7 @@ def create_app(
                 )
                 background.every(_NODE_WATCH_INTERVAL, while_available(lost_nodes.step), name="lost nodes")
                 background.every(_UNFINISHED_INTERVAL, while_available(unfinished.step), name="unfinished sandboxes")
+                background.every(_UNFINISHED_INTERVAL, while_available(captures.step), name="unfinished captures")
                 background.every(_DELETED_INTERVAL, while_available(deleted_templates.step), name="deleted templates")
                 yield
         finally:
@@ -167,12 +174,18 @@ def create_app(
     install_error_handlers(app)
     app.include_router(process_router(metrics))
     app.include_router(sandboxes_router(sandboxes))
+    pausing = Pausing(database=database, nodes=nodes, routes=route_table, settling=settling, clock=clock)
     app.include_router(lifecycle_router(sandboxes, pausing, resuming))
+    app.include_router(
+        snapshots_router(
+            sandboxes, SnapshotService(database, catalogue, captures), ForkService(captures, sandboxes, quota, clock)
+        )
+    )
     app.include_router(sandbox_metrics_router(SandboxMetrics(database, nodes)))
     app.include_router(keys_router(KeyService(database, clock)))
     templates = TemplateService(database, catalogue, clock)
-    app.include_router(templates_router(templates))
-    app.include_router(builds_router(templates))
+    for router in (templates_router(templates), builds_router(templates)):
+        app.include_router(router)
     app.include_router(tags_router(TagService(database, catalogue, clock)))
     app.include_router(nodes_router(node_service))
     return app

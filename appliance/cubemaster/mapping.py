@@ -23,6 +23,7 @@ from appliance.cubemaster.persistence.keys import KeyRecord
 from appliance.cubemaster.persistence.nodes import NodeUsage
 from appliance.cubemaster.persistence.paging import PagePosition
 from appliance.cubemaster.persistence.sandboxes import Position
+from appliance.cubemaster.persistence.snapshots import SnapshotRecord
 from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import NodeId
@@ -208,6 +209,18 @@ def template_view(record: TemplateRecord) -> wire.TemplateView:
         last_spawned_at=record.last_spawned_at,
         spawn_count=record.spawn_count,
         build_count=record.build_count,
+    )
+
+
+def snapshot_view(record: SnapshotRecord) -> wire.SnapshotView:
+    return wire.SnapshotView(
+        snapshot_id=record.snapshot_id,
+        names=(f"{record.team_slug}/{record.name}",) if record.name else (),
+        sandbox_id=record.sandbox_id,
+        template_id=record.template_id,
+        build_id=record.build_id,
+        team_slug=record.team_slug,
+        taken_at=record.taken_at,
     )
 
 

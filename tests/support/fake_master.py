@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime, timedelta
 
+from appliance.contracts.errors import ErrorBody
 from appliance.contracts.master import (
     BuildStatus,
     Connected,
+    Forked,
     NewConnect,
+    NewFork,
     NewPause,
     NewResume,
     NewSandbox,
+    NewSnapshot,
     NewTimeout,
     ResolvedKey,
     SandboxPage,
     SandboxState,
     SandboxView,
+    SnapshotPage,
+    SnapshotView,
     TemplateView,
 )
 from appliance.domain.errors import Conflict, CubeError, SandboxNotFound, TemplateNotFound, Unauthenticated
@@ -35,6 +41,8 @@ class FakeMaster:
         self.fail_create: CubeError | None = None
         self.fail_pause: CubeError | None = None
         self.pauses: list[NewPause] = []
+        self.snapshots: list[SnapshotView] = []
+        self.forks: list[NewFork] = []
         self.resumes: list[NewResume | NewConnect] = []
 
     def add_key(self, key: str, team_id: str) -> None:
@@ -170,6 +178,53 @@ class FakeMaster:
         }
         self.sandboxes[view.sandbox_id] = view.model_copy(update=running)
         return self.sandboxes[view.sandbox_id]
+
+    async def take_snapshot(self, sandbox_id: str, new: NewSnapshot) -> SnapshotView:
+        view = await self.get_sandbox(sandbox_id, team_id=new.team_id)
+        number = len(self.snapshots)
+        self.snapshots.append(
+            SnapshotView(
+                snapshot_id=f"{view.team_id}/{new.name}:default" if new.name else f"snapshot{number}:default",
+                names=(f"{view.team_id}/{new.name}",) if new.name else (),
+                sandbox_id=sandbox_id,
+                template_id=f"snapshot{number}",
+                build_id="00000000-0000-4000-8000-000000000002",
+                team_slug=view.team_id,
+                taken_at=NOW,
+            )
+        )
+        return self.snapshots[-1]
+
+    async def list_snapshots(
+        self,
+        *,
+        team_id: str | None = None,
+        sandbox_id: str | None = None,
+        name: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> SnapshotPage:
+        wanted = [
+            one
+            for one in self.snapshots
+            if one.team_slug == team_id
+            and sandbox_id in (None, one.sandbox_id)
+            and (name is None or f"{team_id}/{name}" in one.names)
+        ]
+        start = int(cursor or 0)
+        end = start + limit
+        return SnapshotPage(snapshots=tuple(wanted[start:end]), next_cursor=str(end) if end < len(wanted) else None)
+
+    async def fork_sandbox(self, sandbox_id: str, new: NewFork) -> list[Forked]:
+        """Every second copy finds the team full."""
+        view = await self.get_sandbox(sandbox_id, team_id=new.team_id)
+        self.forks.append(new)
+        return [
+            Forked(error=ErrorBody(code=429, message="full"))
+            if number % 2
+            else Forked(sandbox=view.model_copy(update={"sandbox_id": new_sandbox_id()}))
+            for number in range(new.count)
+        ]
 
     async def kill_sandbox(self, sandbox_id: str, *, team_id: str | None = None) -> None:
         await self.get_sandbox(sandbox_id, team_id=team_id)

@@ -13,7 +13,7 @@ from appliance.contracts import e2b
 from appliance.contracts.master import NewTimeout, ResolvedKey, SandboxState
 from appliance.cubeapi import mapping
 from appliance.cubeapi.auth import Authenticator
-from appliance.cubeapi.routes import lifecycle
+from appliance.cubeapi.routes import lifecycle, snapshots
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain.errors import InvalidRequest, TemplateNotFound
 
@@ -26,6 +26,7 @@ def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiS
     routes = APIRouter()
     key_of = Depends(authenticate)
     routes.include_router(lifecycle.router(master, authenticate, settings))
+    routes.include_router(snapshots.router(master, authenticate, settings))
 
     async def create(
         body: e2b.NewSandbox, key: ResolvedKey, *, secure: bool, default_timeout: int, idempotency_key: str | None

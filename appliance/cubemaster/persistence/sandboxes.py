@@ -149,13 +149,12 @@ class SandboxRepository:
         rows = self._connection.execute(select(sandboxes).where(sandboxes.c.state.in_(states)))
         return [_sandbox(row) for row in rows]
 
-    def live_states_of_template(self, template_id: str) -> frozenset[SandboxState]:
-        """Return the states in which sandboxes of a template are live."""
-        found = self._connection.scalars(
-            select(sandboxes.c.state)
-            .where(sandboxes.c.template_id == template_id, sandboxes.c.state.in_(LIVE))
-            .distinct()
-        )
+    def live_states_of_template(self, template_id: str, *, build_id: BuildId | None = None) -> frozenset[SandboxState]:
+        """Return the states in which sandboxes of a template, or of one build of it, are live."""
+        statement = select(sandboxes.c.state).where(sandboxes.c.template_id == template_id, sandboxes.c.state.in_(LIVE))
+        if build_id is not None:
+            statement = statement.where(sandboxes.c.build_id == build_id)
+        found = self._connection.scalars(statement.distinct())
         return frozenset(SandboxState(state) for state in found)
 
     def concurrent_count(self, team_id: TeamId) -> int:

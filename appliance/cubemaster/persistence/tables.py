@@ -99,6 +99,8 @@ templates = Table(
     metadata,
     Column("template_id", _id(), primary_key=True),
     Column("team_id", _id(), ForeignKey("teams.team_id"), nullable=False),
+    # A `TemplateKind`: snapshots of sandboxes are templates too.
+    Column("kind", _word(), nullable=False),
     Column("public", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
@@ -137,6 +139,8 @@ builds = Table(
     Column("step", String(64)),
     Column("disk_size_mib", Integer),
     Column("envd_version", String(32)),
+    # Of a build that was taken of a sandbox on its node, rather than handed to nodes.
+    Column("source_sandbox_id", _id()),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     Column("lease_token", _id()),

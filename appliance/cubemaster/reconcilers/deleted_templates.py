@@ -1,4 +1,4 @@
-"""Frees deleted templates on the nodes that hold them."""
+"""Frees deleted templates and snapshots on the nodes that hold them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DeletedTemplateReconciler:
         self._nodes = nodes
 
     async def step(self) -> None:
-        for held in await self._database.transact(lambda uow: uow.builds.of_deleted_templates()):
+        for held in await self._database.transact(lambda uow: uow.builds.given_up()):
             await self._free(held)
 
     async def _free(self, held: HeldBuild) -> None:

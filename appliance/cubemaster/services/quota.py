@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
-from appliance.domain.errors import QuotaExceeded
+from appliance.domain.errors import InvalidRequest, QuotaExceeded
 from appliance.domain.ids import TeamId
 
 
 class Quota:
     def __init__(self, *, concurrent_sandboxes: int) -> None:
         self._concurrent_sandboxes = concurrent_sandboxes
+
+    def check_copies(self, count: int) -> None:
+        """Raise InvalidRequest where that many copies of a sandbox could never run beside it."""
+        if count >= self._concurrent_sandboxes:
+            raise InvalidRequest(
+                f"Count must be lower than the maximum number of concurrent sandboxes ({self._concurrent_sandboxes})"
+            )
 
     def check(self, uow: UnitOfWork, team_id: TeamId) -> None:
         """Raise QuotaExceeded if the team has more than it may, what this transaction has written included.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Literal
 
 import structlog
 from redis.asyncio import Redis
@@ -18,7 +19,7 @@ from appliance.contracts.master import Route
 from appliance.cubemaster.persistence.database import Database
 from appliance.domain.errors import Unavailable
 from appliance.domain.ids import SandboxId
-from appliance.domain.sandbox import REACHED, VISIBLE, Sandbox
+from appliance.domain.sandbox import REACHED, VISIBLE, Sandbox, SandboxState
 
 log = structlog.get_logger()
 
@@ -39,7 +40,10 @@ def route_of(sandbox: Sandbox) -> Route | None:
     if sandbox.state in REACHED and sandbox.address is not None:
         return Route(node=sandbox.node_id, address=sandbox.address, state="running", auto_resume=sandbox.auto_resume)
     if sandbox.state in VISIBLE:
-        return Route(node=sandbox.node_id, address=None, state="paused", auto_resume=sandbox.wakes)
+        state: Literal["paused", "transitioning"] = (
+            "paused" if sandbox.state is SandboxState.PAUSED else "transitioning"
+        )
+        return Route(node=sandbox.node_id, address=None, state=state, auto_resume=sandbox.wakes)
     return None
 
 

@@ -38,10 +38,11 @@ from appliance.domain.errors import (
     TemplateNotFound,
     Unavailable,
 )
-from appliance.domain.ids import NodeId, TeamId, new_sandbox_id
+from appliance.domain.ids import BuildId, NodeId, TeamId, TemplateId, new_sandbox_id
 from appliance.domain.network import SandboxNetwork
 from appliance.domain.placement import rank
 from appliance.domain.sandbox import AWAKE, REACHED, EndReason, OnTimeout, Sandbox, SandboxState
+from appliance.domain.template import Build
 
 log = structlog.get_logger()
 
@@ -122,6 +123,26 @@ class SandboxService:
             raise
         self._metrics.creates.labels(outcome="running").inc()
         return sandbox
+
+    async def copy(self, sandbox: Sandbox, *, of: Build) -> Sandbox:
+        """Start `sandbox` from a build that its node took of another one, or raise and leave nothing running."""
+
+        def work(uow: UnitOfWork) -> None:
+            uow.keys.lock_team(sandbox.team_id)
+            uow.sandboxes.add(sandbox, idempotency_key=None)
+            self._quota.check(uow, sandbox.team_id)
+            if not uow.nodes.reserve(sandbox.node_id, sandbox.resources, build_id=of.build_id):
+                raise NoCapacity(f"node '{sandbox.node_id}' has no room for another copy; kill sandboxes")
+
+        try:
+            await self._database.transact(work)
+            made = await self._start_on_node(sandbox, template_id=of.template_id, build_id=of.build_id, env_vars={})
+            running = await self._record_running(sandbox, made)
+        except CubeError as error:
+            self._metrics.creates.labels(outcome=type(error).__name__).inc()
+            raise
+        self._metrics.creates.labels(outcome="running").inc()
+        return running
 
     async def get(self, sandbox_id: str, *, team_id: str | None, ended: bool = False) -> Sandbox:
         """Return a sandbox; with `ended` also one that has ended or is on its way there."""
@@ -215,7 +236,9 @@ class SandboxService:
         started = time.perf_counter()
         sandbox = await self._database.transact(lambda uow: self._intend(uow, wish))
         intended = time.perf_counter()
-        made = await self._start_on_node(sandbox, wish)
+        made = await self._start_on_node(
+            sandbox, template_id=sandbox.template_id, build_id=sandbox.build_id, env_vars=wish.env_vars
+        )
         on_node = time.perf_counter()
         running = await self._record_running(sandbox, made)
         recorded = time.perf_counter()
@@ -248,12 +271,14 @@ class SandboxService:
                 return sandbox
         raise NoCapacity("other sandboxes took the last free resources; try again, or add a node")
 
-    async def _start_on_node(self, sandbox: Sandbox, wish: Wish) -> NodeSandbox:
+    async def _start_on_node(
+        self, sandbox: Sandbox, *, template_id: TemplateId, build_id: BuildId, env_vars: Mapping[str, str]
+    ) -> NodeSandbox:
         request = CreateSandbox(
-            template_id=sandbox.template_id,
-            build_id=sandbox.build_id,
+            template_id=template_id,
+            build_id=build_id,
             end_at=sandbox.end_at,
-            env_vars=dict(wish.env_vars),
+            env_vars=dict(env_vars),
             access_token=self.access_token(sandbox),
             on_timeout=NodeOnTimeout(sandbox.on_timeout),
             network=node_policy(sandbox.network),
