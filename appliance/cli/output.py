@@ -23,6 +23,7 @@ _COLOURS = {
     "snapshotting": "yellow",
     "killing": "yellow",
     "not_ready": "yellow",
+    "draining": "yellow",
     "error": "red",
     "lost": "red",
 }

@@ -11,6 +11,7 @@ from appliance.contracts.master import (
     Connected,
     Forked,
     NewConnect,
+    NewEgress,
     NewFork,
     NewPause,
     NewResume,
@@ -95,8 +96,13 @@ class FakeMaster:
             allow_internet=new.allow_internet,
             on_timeout=new.on_timeout,
             auto_resume=new.auto_resume,
+            allow_out=new.allow_out,
+            deny_out=new.deny_out,
+            allow_public_traffic=new.allow_public_traffic,
+            mask_request_host=new.mask_request_host,
             envd_version=template.envd_version,
             access_token="ab" * 32 if new.secure else None,
+            traffic_token=None if new.allow_public_traffic else "cd" * 32,
             node_id="node-1",
         )
         self.sandboxes[view.sandbox_id] = view
@@ -225,6 +231,11 @@ class FakeMaster:
             else Forked(sandbox=view.model_copy(update={"sandbox_id": new_sandbox_id()}))
             for number in range(new.count)
         ]
+
+    async def set_egress(self, sandbox_id: str, new: NewEgress) -> None:
+        view = await self.get_sandbox(sandbox_id, team_id=new.team_id)
+        rules = {"allow_internet": new.allow_internet, "allow_out": new.allow_out, "deny_out": new.deny_out}
+        self.sandboxes[sandbox_id] = view.model_copy(update=rules)
 
     async def kill_sandbox(self, sandbox_id: str, *, team_id: str | None = None) -> None:
         await self.get_sandbox(sandbox_id, team_id=team_id)

@@ -288,14 +288,14 @@ class BuildRepository:
     def remove_replica(self, node_id: NodeId, build_id: BuildId) -> None:
         self._connection.execute(delete(replicas).where(replicas.c.node_id == node_id, replicas.c.build_id == build_id))
 
-    def give_up_replicas(self, build_id: BuildId) -> None:
-        """Let no more sandboxes start from the build, and its nodes free it."""
+    def discard_replicas(self, build_id: BuildId) -> None:
+        """Let nodes free what they hold of a build that was given up."""
         self._connection.execute(
             update(replicas).where(replicas.c.build_id == build_id).values(state=ReplicaState.DELETING)
         )
 
-    def given_up(self) -> list[HeldBuild]:
-        """Return what nodes still hold of templates and builds that were deleted."""
+    def of_deleted_templates(self) -> list[HeldBuild]:
+        """Return what nodes still hold of templates that were deleted, and of builds that were given up."""
         rows = self._connection.execute(
             select(replicas.c.node_id, builds.c.template_id, replicas.c.build_id)
             .join(builds, builds.c.build_id == replicas.c.build_id)

@@ -18,7 +18,7 @@ class DeletedTemplateReconciler:
         self._nodes = nodes
 
     async def step(self) -> None:
-        for held in await self._database.transact(lambda uow: uow.builds.given_up()):
+        for held in await self._database.transact(lambda uow: uow.builds.of_deleted_templates()):
             await self._free(held)
 
     async def _free(self, held: HeldBuild) -> None:

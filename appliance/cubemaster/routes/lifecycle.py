@@ -9,17 +9,26 @@ from appliance.contracts.node import Pause
 from appliance.cubemaster.mapping import sandbox_view
 from appliance.cubemaster.services.pausing import Pausing
 from appliance.cubemaster.services.resuming import Resuming
-from appliance.cubemaster.services.route_table import route_of
+from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandboxes import SandboxService
+from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import SandboxNotFound
 from appliance.domain.sandbox import Sandbox
 
 
-def lifecycle_router(sandboxes: SandboxService, pausing: Pausing, resuming: Resuming) -> APIRouter:
+def lifecycle_router(
+    sandboxes: SandboxService, routes: RouteTable, tokens: SandboxTokens, pausing: Pausing, resuming: Resuming
+) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     def view(sandbox: Sandbox) -> SandboxView:
-        return sandbox_view(sandbox, access_token=sandboxes.access_token(sandbox))
+        return sandbox_view(sandbox, access_token=tokens.access(sandbox), traffic_token=tokens.traffic(sandbox))
+
+    def answered(sandbox: Sandbox) -> Route:
+        found = routes.route_of(sandbox)
+        if found is None:
+            raise SandboxNotFound(sandbox.sandbox_id)
+        return found
 
     @router.post("/sandboxes/{sandbox_id}/pause", status_code=204)
     async def pause(sandbox_id: str, new: NewPause) -> Response:
@@ -44,17 +53,10 @@ def lifecycle_router(sandboxes: SandboxService, pausing: Pausing, resuming: Resu
 
     @router.get("/routes/{sandbox_id}")
     async def route(sandbox_id: str) -> Route:
-        return _route(await sandboxes.get(sandbox_id, team_id=None))
+        return answered(await sandboxes.get(sandbox_id, team_id=None))
 
     @router.post("/routes/{sandbox_id}/wake")
     async def wake(sandbox_id: str) -> Route:
-        return _route(await resuming.wake(sandbox_id))
+        return answered(await resuming.wake(sandbox_id))
 
     return router
-
-
-def _route(sandbox: Sandbox) -> Route:
-    found = route_of(sandbox)
-    if found is None:
-        raise SandboxNotFound(sandbox.sandbox_id)
-    return found

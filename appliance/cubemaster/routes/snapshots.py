@@ -10,13 +10,13 @@ from appliance.contracts.errors import ErrorBody
 from appliance.contracts.master import Forked, NewFork, NewSnapshot, SnapshotPage, SnapshotView
 from appliance.cubemaster.mapping import page_cursor, page_position, sandbox_view, snapshot_view
 from appliance.cubemaster.services.forks import ForkService
-from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.snapshots import SnapshotService
+from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import CubeError
 from appliance.domain.sandbox import Sandbox
 
 
-def snapshots_router(sandboxes: SandboxService, snapshots: SnapshotService, forks: ForkService) -> APIRouter:
+def snapshots_router(snapshots: SnapshotService, forks: ForkService, tokens: SandboxTokens) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     @router.post("/sandboxes/{sandbox_id}/snapshots", status_code=201)
@@ -45,6 +45,7 @@ def snapshots_router(sandboxes: SandboxService, snapshots: SnapshotService, fork
     def forked(copy: Sandbox | CubeError) -> Forked:
         if isinstance(copy, CubeError):
             return Forked(error=ErrorBody(code=status_of(copy), message=copy.message))
-        return Forked(sandbox=sandbox_view(copy, access_token=sandboxes.access_token(copy)))
+        shown = sandbox_view(copy, access_token=tokens.access(copy), traffic_token=tokens.traffic(copy))
+        return Forked(sandbox=shown)
 
     return router

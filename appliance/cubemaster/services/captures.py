@@ -158,13 +158,13 @@ class Captures:
         replaced = before.pop(build.tag, None)
         if replaced is not None and replaced not in before.values():
             # No name leads to it any more. The node keeps it as long as sandboxes of it live.
-            uow.builds.give_up_replicas(replaced)
+            uow.builds.discard_replicas(replaced)
         return True
 
     def _give_up(self, uow: UnitOfWork, build: Build, reason: str) -> None:
         now = self._clock.now()
         uow.builds.cancel(build.build_id, reason=reason, now=now)
-        uow.builds.give_up_replicas(build.build_id)
+        uow.builds.discard_replicas(build.build_id)
         if len(uow.builds.of_template(build.template_id)) == 1:
             uow.templates.hide(build.template_id, now=now)
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 from appliance.common.clock import Clock
+from appliance.cubemaster.persistence.database import Database
+from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.captures import Capture, Captures
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.sandboxes import SandboxService
-from appliance.domain.errors import CubeError
+from appliance.domain.errors import CubeError, SandboxNotFound
 from appliance.domain.ids import new_sandbox_id
 from appliance.domain.sandbox import Sandbox, SandboxState
 from appliance.domain.template import TemplateKind
@@ -20,7 +22,10 @@ _AT_ONCE = 8
 
 
 class ForkService:
-    def __init__(self, captures: Captures, sandboxes: SandboxService, quota: Quota, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, captures: Captures, sandboxes: SandboxService, quota: Quota, clock: Clock
+    ) -> None:
+        self._database = database
         self._captures = captures
         self._sandboxes = sandboxes
         self._quota = quota
@@ -30,7 +35,7 @@ class ForkService:
         self, sandbox_id: str, *, team_id: str | None, remaining: timedelta, count: int
     ) -> list[Sandbox | CubeError]:
         """Start `count` copies of a running sandbox; return each, or why it did not start."""
-        self._quota.check_copies(count)
+        await self._database.transact(lambda uow: self._check(uow, sandbox_id, team_id=team_id, count=count))
         capture = await self._captures.take(sandbox_id, TemplateKind.FORK, team_id=team_id)
         places = asyncio.Semaphore(_AT_ONCE)
 
@@ -47,6 +52,12 @@ class ForkService:
         finally:
             await self._captures.discard(capture.build)
         return [copy.result() for copy in copies]
+
+    def _check(self, uow: UnitOfWork, sandbox_id: str, *, team_id: str | None, count: int) -> None:
+        source = uow.sandboxes.find(sandbox_id, team_id=team_id)
+        if source is None:
+            raise SandboxNotFound(sandbox_id)
+        self._quota.check_copies(uow, source.team_id, count)
 
     def _copy(self, capture: Capture, remaining: timedelta) -> Sandbox:
         # Of the source's own template and build: what it was copied from is nobody's business and soon gone.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Literal
 
 import structlog
 from redis.asyncio import Redis
@@ -17,6 +16,7 @@ from redis.exceptions import RedisError
 
 from appliance.contracts.master import Route
 from appliance.cubemaster.persistence.database import Database
+from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import Unavailable
 from appliance.domain.ids import SandboxId
 from appliance.domain.sandbox import REACHED, VISIBLE, Sandbox, SandboxState
@@ -35,33 +35,36 @@ _REBUILD_LIMIT = timedelta(seconds=10)
 _BATCH = 500
 
 
-def route_of(sandbox: Sandbox) -> Route | None:
-    """Return where traffic for the sandbox goes, or whether it may be woken; None where it leads nowhere."""
-    if sandbox.state in REACHED and sandbox.address is not None:
-        return Route(node=sandbox.node_id, address=sandbox.address, state="running", auto_resume=sandbox.auto_resume)
-    if sandbox.state in VISIBLE:
-        state: Literal["paused", "transitioning"] = (
-            "paused" if sandbox.state is SandboxState.PAUSED else "transitioning"
-        )
-        return Route(node=sandbox.node_id, address=None, state=state, auto_resume=sandbox.wakes)
-    return None
-
-
-def stored_route_of(sandbox: Sandbox) -> Route | None:
-    """Return what Redis shall hold of it: a route that traffic can take now."""
-    route = route_of(sandbox)
-    return None if route is None or route.address is None else route
-
-
 class RouteTable:
-    def __init__(self, redis: Redis, database: Database) -> None:
+    def __init__(self, redis: Redis, database: Database, tokens: SandboxTokens) -> None:
         self._redis = redis
         self._database = database
+        self._tokens = tokens
         self._doubtful = False
+
+    def route_of(self, sandbox: Sandbox) -> Route | None:
+        """Return where traffic for the sandbox goes, or whether it may be woken; None where it leads nowhere."""
+        if sandbox.state not in VISIBLE:
+            return None
+        running = sandbox.state in REACHED and sandbox.address is not None
+        return Route(
+            node=sandbox.node_id,
+            address=sandbox.address if running else None,
+            state="running" if running else "paused" if sandbox.state is SandboxState.PAUSED else "transitioning",
+            auto_resume=sandbox.wakes,
+            traffic_token_sha256=self._tokens.traffic_sha256(sandbox),
+            mask_request_host=sandbox.network.mask_request_host,
+        )
+
+    def stored_route_of(self, sandbox: Sandbox) -> Route | None:
+        """Return what Redis shall hold of it: a route that traffic can take now."""
+        if sandbox.state not in REACHED or sandbox.address is None:
+            return None
+        return self.route_of(sandbox)
 
     async def publish(self, sandbox: Sandbox) -> None:
         """Make the table say what `sandbox` says: a route, or none."""
-        route = stored_route_of(sandbox)
+        route = self.stored_route_of(sandbox)
         key = _PREFIX + sandbox.sandbox_id
         try:
             async with asyncio.timeout(_WRITE_LIMIT.total_seconds()):
@@ -78,11 +81,11 @@ class RouteTable:
     async def publish_if_true(self, sandbox: Sandbox) -> None:
         """Publish it, and take it back if the row has changed meanwhile: that change may have been published before."""
         await self.publish(sandbox)
-        if stored_route_of(sandbox) is None:
+        if self.stored_route_of(sandbox) is None:
             # A missing route harms nobody: it is asked for.
             return
         now = await self._database.transact(lambda uow: uow.sandboxes.find(sandbox.sandbox_id))
-        if now is not None and stored_route_of(now) != stored_route_of(sandbox):
+        if now is not None and self.stored_route_of(now) != self.stored_route_of(sandbox):
             await self.publish(now)
 
     async def check(self) -> None:
@@ -117,7 +120,7 @@ class RouteTable:
 
     async def _running(self) -> Mapping[SandboxId, Route]:
         running = await self._database.transact(lambda uow: uow.sandboxes.in_state(*REACHED))
-        return {one.sandbox_id: route for one in running if (route := stored_route_of(one))}
+        return {one.sandbox_id: route for one in running if (route := self.stored_route_of(one))}
 
     async def _stored(self) -> AsyncIterator[SandboxId]:
         async for key in self._redis.scan_iter(match=_PREFIX + "*", count=_BATCH):

@@ -73,7 +73,7 @@ def take_one_away(uow: UnitOfWork, template_id: TemplateId, tag: str) -> bool:
         return False
     if build_id not in tags.values():
         _refuse(template_id, uow.sandboxes.live_states_of_template(template_id, build_id=build_id))
-        uow.builds.give_up_replicas(build_id)
+        uow.builds.discard_replicas(build_id)
     uow.templates.unpoint_tags(template_id, [tag])
     return True
 
