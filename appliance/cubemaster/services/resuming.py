@@ -178,6 +178,10 @@ class Resuming:
         running = await self._settling.take(sandbox, made)
         if running.state not in REACHED:
             raise SandboxTransitioning(sandbox.sandbox_id, "killed")
+        if running.network != sandbox.network:
+            # Changed while it resumed, when nobody could tell whether its node had taken the rules already.
+            with naming(running.node_id):
+                await client.set_network(running.sandbox_id, node_policy(running.network))
         return running
 
 
