@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 
 from appliance import __version__
 from appliance.clients.master import MasterClient
-from appliance.common import failpoints
 from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import InternalClient, install_error_handlers
 from appliance.common.supervisor import Supervisor
@@ -21,13 +20,15 @@ from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.heartbeat import Heartbeat
 from appliance.cubelet.lifecycle import build_lifecycle
+from appliance.cubelet.log_store import LogStore
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.node import Node, boot_id
 from appliance.cubelet.recovery import Recovery
 from appliance.cubelet.remembered import Remembered, basis_of, remembered_or
-from appliance.cubelet.routes import builds, node, sandbox_metrics, sandboxes
+from appliance.cubelet.routes import builds, node, sandbox_logs, sandbox_metrics, sandboxes
 from appliance.cubelet.runtime import RecordStore
 from appliance.cubelet.services.booting import Boots
+from appliance.cubelet.services.log_collector import LogCollector
 from appliance.cubelet.services.machines import Machines
 from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.sampler import Sampler
@@ -116,17 +117,23 @@ async def production_drivers(settings: CubeletSettings) -> Drivers:
     )
 
 
+def log_store(settings: CubeletSettings) -> LogStore:
+    return LogStore(
+        settings.data_dir / "logs",
+        max_bytes=settings.logs.per_sandbox_kib * 1024,
+        total_bytes=settings.logs.total_mib * 1024 * 1024,
+        keep=timedelta(hours=settings.logs.keep_ended_h),
+    )
+
+
 def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None = None) -> FastAPI:
     """Return the application; its drivers start, and the node is recovered, when it is served."""
     clock = clock or SystemClock()
     deadlines = settings.deadlines
-    restore_deadline = timedelta(seconds=deadlines.restore_s)
-    init_deadline = timedelta(seconds=deadlines.init_s)
     this_boot = boot_id()
     registry = CollectorRegistry()
     metrics = CubeletMetrics(registry)
     supervisor = Supervisor()
-    failpoints.arm(settings.failpoints)
     creates = Activity(clock)
     records = RecordStore(settings.data_dir / "sandboxes")
     store = TemplateStore(settings.data_dir / "templates", settings.data_dir / "layers")
@@ -152,8 +159,8 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         node_address=settings.network.node_address,
         uid_base=settings.vmm_uid_base,
         boot_id=this_boot,
-        restore_deadline=restore_deadline,
-        init_deadline=init_deadline,
+        restore_deadline=timedelta(seconds=deadlines.restore_s),
+        init_deadline=timedelta(seconds=deadlines.init_s),
     )
     pool = Pool(
         machines=machines,
@@ -163,6 +170,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         total=settings.pool.total,
         creates=creates,
     )
+    logs = LogCollector(log_store(settings), clock)
     life = build_lifecycle(
         settings,
         hypervisor=drivers.hypervisor,
@@ -175,6 +183,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         taps=taps,
         creates=creates,
         ended=ended,
+        last_words=logs.last_words,
         supervisor=supervisor,
         clock=clock,
         metrics=metrics,
@@ -196,7 +205,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         deadlines=BuildDeadlines(
             boot=timedelta(seconds=deadlines.boot_s),
             ready=timedelta(seconds=deadlines.ready_s),
-            init=init_deadline,
+            init=timedelta(seconds=deadlines.init_s),
             image=timedelta(seconds=deadlines.image_s),
         ),
     )
@@ -215,7 +224,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         run_dir=settings.run_dir,
         boot_id=this_boot,
     )
-    sampler = Sampler(life.sandboxes, clock, interval=timedelta(seconds=settings.sample_interval_s))
+    sampler = Sampler(life.sandboxes, logs, clock, interval=timedelta(seconds=settings.sample_interval_s))
     this_node = Node(
         settings=settings, boot_id=this_boot, sandboxes=life.sandboxes, sampler=sampler, templates=store, pool=pool
     )
@@ -244,6 +253,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
             supervisor.every(timedelta(seconds=0.2), pool.refill, name="pool-refill")
             supervisor.every(timedelta(seconds=5), pool.trim, name="pool-trim")
             supervisor.every(timedelta(seconds=settings.sample_interval_s), sampler.step, name="samples")
+            supervisor.every(timedelta(minutes=1), lambda: logs.sweep(life.sandboxes.list()), name="logs-sweep")
             supervisor.every(timedelta(minutes=1), drivers.switch.reap, name="switch-reap")
             yield
 
@@ -251,6 +261,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
     install_error_handlers(app)
     app.include_router(sandboxes.router(life.sandboxes, life.pausing, life.resuming, life.snapshots, sampler))
     app.include_router(sandbox_metrics.router(sampler))
+    app.include_router(sandbox_logs.router(logs))
     app.include_router(builds.router(templates, life.sandboxes, pool))
     app.include_router(node.router(this_node, drivers.switch, metrics, registry))
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,7 +12,7 @@ from appliance.common.supervisor import Supervisor
 from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.metrics import CubeletMetrics
-from appliance.cubelet.runtime import RecordStore
+from appliance.cubelet.runtime import RecordStore, VmRecord
 from appliance.cubelet.services.expiry import Expiry
 from appliance.cubelet.services.machines import Machines
 from appliance.cubelet.services.pausing import Pausing
@@ -53,6 +54,7 @@ def build_lifecycle(
     taps: TapPool,
     creates: Activity,
     ended: EndedStore,
+    last_words: Callable[[VmRecord], Awaitable[None]],
     supervisor: Supervisor,
     clock: Clock,
     metrics: CubeletMetrics,
@@ -70,6 +72,7 @@ def build_lifecycle(
         registry=registry,
         timers=timers,
         ended=ended,
+        last_words=last_words,
         supervisor=supervisor,
         clock=clock,
         metrics=metrics,

@@ -5,6 +5,8 @@ Freeing what a sandbox held happens before its end is reported, so that an end t
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import structlog
 
 from appliance.common.clock import Clock
@@ -33,6 +35,7 @@ class Running:
         registry: Registry,
         timers: Timers,
         ended: EndedStore,
+        last_words: Callable[[VmRecord], Awaitable[None]],
         supervisor: Supervisor,
         clock: Clock,
         metrics: CubeletMetrics,
@@ -42,6 +45,7 @@ class Running:
         self._registry = registry
         self._timers = timers
         self._ended = ended
+        self._last_words = last_words
         self._supervisor = supervisor
         self._clock = clock
         self._metrics = metrics
@@ -84,6 +88,8 @@ class Running:
             self._timers.cancel(sandbox_id)
             if record.stage is not Stage.ENDING:
                 record = self._ending(record, reason, detail)
+            if reason in (EndReason.KILLED, EndReason.TIMEOUT):
+                await self._last_words(record)
             ended = EndedSandbox(sandbox_id=sandbox_id, reason=reason, detail=detail, ended_at=self._clock.now())
             # Noted once all is freed but the record: a crash in between repeats the end, it never loses the reason.
             await self._machines.destroy(
