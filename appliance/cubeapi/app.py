@@ -15,6 +15,7 @@ from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import InternalClient, install_error_handlers
 from appliance.cubeapi.auth import Authenticator
 from appliance.cubeapi.failures import FailureLimit
+from appliance.cubeapi.openapi import describe
 from appliance.cubeapi.routes import access_tokens, admin, api_keys, nodes, sandboxes, teams, templates
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain import errors
@@ -50,8 +51,16 @@ def create_app(settings: CubeApiSettings, *, admin_token: str | None = None, clo
             yield
             await authenticate.close()
 
-    app = FastAPI(title="CubeAPI", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="CubeAPI",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     install_error_handlers(app, code_of=public_code)
+    describe(app)
     app.add_middleware(
         CORSMiddleware,
         # Keys travel in a header, never in a cookie: any origin may ask, none is trusted for it.
