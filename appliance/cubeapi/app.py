@@ -16,7 +16,7 @@ from appliance.common.http import InternalClient, install_error_handlers
 from appliance.cubeapi.auth import Authenticator
 from appliance.cubeapi.failures import FailureLimit
 from appliance.cubeapi.openapi import describe
-from appliance.cubeapi.routes import access_tokens, admin, api_keys, nodes, sandboxes, teams, templates
+from appliance.cubeapi.routes import access_tokens, admin, api_keys, nodes, sandboxes, secrets, teams, templates
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain import errors
 
@@ -79,6 +79,7 @@ def create_app(settings: CubeApiSettings, *, admin_token: str | None = None, clo
     app.include_router(templates.router(master, authenticate))
     app.include_router(api_keys.router(master, authenticate, clock))
     app.include_router(teams.router(master, authenticate))
+    app.include_router(secrets.router(master, authenticate))
     app.include_router(access_tokens.router(authenticate))
     app.include_router(nodes.router(master, authenticate))
     app.include_router(admin.router(master, authenticate, clock))

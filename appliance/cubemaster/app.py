@@ -27,6 +27,7 @@ from appliance.cubemaster.routes.nodes import nodes_router
 from appliance.cubemaster.routes.process import process_router
 from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
+from appliance.cubemaster.routes.secrets import secrets_router
 from appliance.cubemaster.routes.tags import tags_router
 from appliance.cubemaster.routes.teams import teams_router
 from appliance.cubemaster.routes.templates import templates_router
@@ -40,6 +41,8 @@ from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
+from appliance.cubemaster.services.sealing import Sealer
+from appliance.cubemaster.services.secrets import SecretService
 from appliance.cubemaster.services.tags import TagService
 from appliance.cubemaster.services.team_metrics import TeamMetrics
 from appliance.cubemaster.services.team_orders import TeamOrders
@@ -59,6 +62,7 @@ _CREATE_MARGIN = timedelta(seconds=15)
 @dataclass(frozen=True, slots=True)
 class Secrets:
     envd_seed: str = field(repr=False)
+    secrets_key: str = field(repr=False)
     mysql_password: str | None = field(repr=False)
     redis_password: str | None = field(repr=False)
 
@@ -164,6 +168,7 @@ def create_app(
     app.include_router(builds_router(templates))
     app.include_router(tags_router(TagService(database, catalogue, clock)))
     app.include_router(nodes_router(node_service))
+    app.include_router(secrets_router(SecretService(database, Sealer(secrets.secrets_key), clock)))
     return app
 
 

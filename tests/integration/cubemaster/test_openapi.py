@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -56,7 +57,7 @@ class Prober:
                     assert time.monotonic() < give_up, "fewer examples: this has a time limit"
                     try:
                         self._probe(client, operation, mode)
-                    except (AssertionError, ExceptionGroup) as error:
+                    except (AssertionError, FailureGroup) as error:
                         self.failures[f"{operation.label} ({mode.name})"] = str(error)
 
     def _probe(self, client: httpx.Client, operation: Any, mode: GenerationMode) -> None:
