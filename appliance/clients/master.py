@@ -21,6 +21,7 @@ from appliance.contracts.master import (
     KeyDigest,
     KeyView,
     LogLevel,
+    NewEgress,
     NewKey,
     NewSandbox,
     NewTags,
@@ -38,13 +39,14 @@ from appliance.contracts.master import (
     TemplatePage,
     TemplateView,
 )
-from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus
+from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus, SandboxLogEntry
 from appliance.contracts.teams import NodeDraining
 
 _KEYS = TypeAdapter(list[KeyView])
 _TEMPLATES = TypeAdapter(list[TemplateView])
 _TAGS = TypeAdapter(list[TagView])
 _LOGS = TypeAdapter(list[BuildLogEntry])
+_SANDBOX_LOGS = TypeAdapter(list[SandboxLogEntry])
 _SAMPLES = TypeAdapter(list[MetricSample])
 _LATEST = TypeAdapter(dict[str, MetricSample])
 _NODES = TypeAdapter(list[NodeView])
@@ -129,6 +131,9 @@ class MasterClient:
         path = f"/v1/sandboxes/{sandbox_id}/timeout"
         return SandboxView.model_validate(await self._call("POST", path, _dump(new)))
 
+    async def set_egress(self, sandbox_id: str, new: NewEgress) -> None:
+        await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/network", _dump(new))
+
     async def get_metrics(
         self, sandbox_id: str, *, start: datetime | None, end: datetime | None, team_id: str | None = None
     ) -> list[MetricSample]:
@@ -137,6 +142,28 @@ class MasterClient:
         )
         answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}/metrics", params=params)
         return _SAMPLES.validate_python(answer)
+
+    async def get_sandbox_logs(
+        self,
+        sandbox_id: str,
+        *,
+        at: datetime | None,
+        limit: int,
+        backward: bool = False,
+        level: LogLevel | None = None,
+        search: str | None = None,
+        team_id: str | None = None,
+    ) -> list[SandboxLogEntry]:
+        """Return entries from `at` on, or `backward` from it into the past."""
+        params = _present(
+            at=at.isoformat() if at else None,
+            backward=str(backward).lower(),
+            limit=str(limit),
+            level=level,
+            search=search,
+            team_id=team_id,
+        )
+        return _SANDBOX_LOGS.validate_python(await self._call("GET", f"/v1/sandboxes/{sandbox_id}/logs", params=params))
 
     async def latest_metrics(
         self, sandbox_ids: Sequence[str], *, team_id: str | None = None

@@ -14,7 +14,10 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     GET    /v1/sandboxes?state=&template=&metadata=&order=&started_after=&limit=&cursor=   200 SandboxPage
     GET    /v1/sandboxes/{sandbox_id}              200 SandboxView        with ?ended=true also one that has ended
     POST   /v1/sandboxes/{sandbox_id}/timeout      200 SandboxView        NewTimeout
+    PUT    /v1/sandboxes/{sandbox_id}/network      204                    NewEgress, in force when it answers
     GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end=   200 [contracts.node.MetricSample]
+    GET    /v1/sandboxes/{sandbox_id}/logs?at=&backward=&limit=&level=&search=   200 [contracts.node.SandboxLogEntry],
+                                                                          also of one that has ended lately
     GET    /v1/sandbox-metrics?sandbox_ids=a,b     200 {sandbox_id: contracts.node.MetricSample}
     DELETE /v1/sandboxes/{sandbox_id}              204
     POST   /v1/templates                           202 BuildView          NewTemplate
@@ -34,6 +37,7 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     POST   /v1/nodes/{node_id}/heartbeat           204                    contracts.node.NodeStatus; the first registers
     POST   /v1/nodes/{node_id}/ended               204                    [contracts.node.EndedSandbox]
     GET    /v1/routes/{sandbox_id}                 200 Route              NotFound
+    POST   /v1/routes/{sandbox_id}/wake            200 Route              Forbidden, NotFound, Conflict, QuotaExceeded
     POST   /v1/teams                               201 TeamView           NewTeam; shapes of teams: contracts/teams.py
     GET    /v1/teams                               200 [TeamView]
     GET    /v1/teams/{reference}                   200 TeamView           id or slug
@@ -59,7 +63,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from appliance.contracts.node import BuildLogEntry, EndReason, HostReport, RegistryLogin
+from appliance.contracts.node import BuildLogEntry, EndReason, HostReport, OnTimeout, RegistryLogin
 
 
 class _Wire(BaseModel):
@@ -134,6 +138,10 @@ class NewSandbox(_Wire):
     allow_internet: bool = True
     allow_out: tuple[str, ...] = ()
     deny_out: tuple[str, ...] = ()
+    allow_public_traffic: bool = True
+    """False: CubeProxy demands the sandbox's traffic token."""
+    mask_request_host: str | None = None
+    """What services in the sandbox see as the host, `${PORT}` standing for the port."""
     idempotency_key: str | None = Field(default=None, pattern=r"^[!-~]{1,255}$")
     """The same key of the same team is the same sandbox, until that could not be started."""
 
@@ -152,8 +160,16 @@ class SandboxView(_Wire):
     disk_size_mib: int
     metadata: dict[str, str] = Field(default_factory=dict)
     allow_internet: bool = True
+    allow_out: tuple[str, ...] = ()
+    deny_out: tuple[str, ...] = ()
+    allow_public_traffic: bool = True
+    mask_request_host: str | None = None
+    on_timeout: OnTimeout = OnTimeout.KILL
+    auto_resume: bool = False
     envd_version: str
     access_token: str | None = Field(default=None, repr=False)
+    traffic_token: str | None = Field(default=None, repr=False)
+    """What the proxy demands where `allow_public_traffic` is false. Not in lists."""
     node_id: str
     end_reason: EndReason | None = None
     end_detail: str | None = None
@@ -171,6 +187,15 @@ class NewTimeout(_Wire):
     timeout_s: int = Field(ge=0)
     extend_only: bool = False
     """Never shorten: what connect and refreshes do."""
+
+
+class NewEgress(_Wire):
+    """What a sandbox may reach from now on, whole: what is left out is back at its default."""
+
+    team_id: str | None = None
+    allow_internet: bool = True
+    allow_out: tuple[str, ...] = ()
+    deny_out: tuple[str, ...] = ()
 
 
 class NewTemplate(_Wire):
@@ -311,5 +336,11 @@ class Route(_Wire):
     """Also the value in Redis under `cube:route:<sandboxID>`, as JSON."""
 
     node: str
-    address: str
-    state: Literal["running", "paused"] = "running"
+    address: str | None
+    """None unless it is running."""
+    state: Literal["running", "paused", "transitioning"] = "running"
+    auto_resume: bool = False
+    """Whether traffic wakes it while it is paused."""
+    traffic_token_sha256: str | None = None
+    """Where set, requests to any port but the agent's must carry the token of this digest. The token is never here."""
+    mask_request_host: str | None = None

@@ -11,6 +11,8 @@ GET    /v1/sandboxes/{sandbox_id}                   200 NodeSandbox
 PUT    /v1/sandboxes/{sandbox_id}/deadline          204               Deadline
 PUT    /v1/sandboxes/{sandbox_id}/access-token      204               AccessToken
 GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end= 200 [MetricSample], oldest first, both ends inclusive
+GET    /v1/sandboxes/{sandbox_id}/logs?at=&backward=&limit=&level=&search= 200 [SandboxLogEntry], also of one that has
+                                                    ended lately; oldest first, or newest first and `backward`
 GET    /v1/sandbox-metrics?sandbox_ids=a,b          200 {sandbox_id: MetricSample}: the newest of each that has any
 POST   /v1/sandboxes/{sandbox_id}/pause             204               Pause; a paused one is success
 POST   /v1/sandboxes/{sandbox_id}/resume            200 NodeSandbox   Resume; a running one is success
@@ -221,6 +223,20 @@ class MetricSample(_Wire):
     memory_cache_bytes: int
     disk_used_bytes: int
     disk_total_bytes: int
+
+
+MAX_LOG_ENTRIES = 1000
+"""Of one answer."""
+
+
+class SandboxLogEntry(_Wire):
+    """A line of a sandbox's log: text of its guest, and never more than that."""
+
+    timestamp: datetime
+    level: str
+    logger: str
+    message: str
+    fields: dict[str, str] = Field(default_factory=dict)
 
 
 class Deadline(_Wire):

@@ -16,7 +16,17 @@ from appliance.common.http import InternalClient, install_error_handlers
 from appliance.cubeapi.auth import Authenticator
 from appliance.cubeapi.failures import FailureLimit
 from appliance.cubeapi.openapi import describe
-from appliance.cubeapi.routes import access_tokens, admin, api_keys, nodes, sandboxes, secrets, teams, templates
+from appliance.cubeapi.routes import (
+    access_tokens,
+    admin,
+    api_keys,
+    nodes,
+    sandbox_logs,
+    sandboxes,
+    secrets,
+    teams,
+    templates,
+)
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain import errors
 
@@ -76,6 +86,7 @@ def create_app(settings: CubeApiSettings, *, admin_token: str | None = None, clo
         return {"status": "ok", "version": __version__}
 
     app.include_router(sandboxes.router(master, authenticate, settings))
+    app.include_router(sandbox_logs.router(master, authenticate))
     app.include_router(templates.router(master, authenticate))
     app.include_router(api_keys.router(master, authenticate, clock))
     app.include_router(teams.router(master, authenticate))

@@ -25,6 +25,7 @@ from appliance.cubemaster.routes.builds import builds_router
 from appliance.cubemaster.routes.keys import keys_router
 from appliance.cubemaster.routes.nodes import nodes_router
 from appliance.cubemaster.routes.process import process_router
+from appliance.cubemaster.routes.sandbox_logs import sandbox_logs_router
 from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
 from appliance.cubemaster.routes.secrets import secrets_router
@@ -39,6 +40,7 @@ from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.nodes import NodeService
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
+from appliance.cubemaster.services.sandbox_logs import SandboxLogs
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.sealing import Sealer
@@ -48,6 +50,7 @@ from appliance.cubemaster.services.team_metrics import TeamMetrics
 from appliance.cubemaster.services.team_orders import TeamOrders
 from appliance.cubemaster.services.teams import TeamService
 from appliance.cubemaster.services.templates import TemplateService
+from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.cubemaster.settings import CubeMasterSettings, QuotaSettings
 from appliance.domain.team import Limits
 
@@ -102,7 +105,8 @@ def create_app(
         create_deadline=create_deadline,
     )
     catalogue = Catalogue(clock)
-    route_table = RouteTable(redis, database)
+    tokens = SandboxTokens(secrets.envd_seed)
+    route_table = RouteTable(redis, database, tokens)
     endings = Endings(database, route_table, metrics)
     quota = Quota(_default_limits(settings.quotas))
     sandboxes = SandboxService(
@@ -114,7 +118,7 @@ def create_app(
         clock=clock,
         metrics=metrics,
         quota=quota,
-        token_seed=secrets.envd_seed,
+        tokens=tokens,
         create_deadline=create_deadline,
     )
     node_service = NodeService(
@@ -125,7 +129,7 @@ def create_app(
         clock=clock,
         metrics=metrics,
         missing_grace=timedelta(seconds=settings.nodes.missing_grace_s),
-        access_token=sandboxes.access_token,
+        access_token=tokens.access,
     )
     builds = BuildReconciler(database, nodes, clock, metrics, deadline=timedelta(seconds=settings.builds.deadline_s))
     lost_nodes = LostNodeReconciler(database, endings, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s))
@@ -158,8 +162,9 @@ def create_app(
     app = FastAPI(title="CubeMaster", version=appliance.__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     install_error_handlers(app)
     app.include_router(process_router(metrics))
-    app.include_router(sandboxes_router(sandboxes))
+    app.include_router(sandboxes_router(sandboxes, route_table, tokens))
     app.include_router(sandbox_metrics_router(SandboxMetrics(database, nodes)))
+    app.include_router(sandbox_logs_router(SandboxLogs(sandboxes, nodes)))
     app.include_router(keys_router(KeyService(database, clock, key_uses)))
     teams = TeamService(database, quota, clock)
     app.include_router(teams_router(teams, TeamOrders(database, sandboxes, clock), TeamMetrics(database, clock)))

@@ -14,6 +14,7 @@ from appliance.contracts.node import (
     HostReport,
     NetworkPolicy,
     NodeStatus,
+    OnTimeout,
     RegistryLogin,
 )
 from appliance.cubemaster.persistence.builds import LogEntry
@@ -31,7 +32,7 @@ from appliance.domain.sandbox import Sandbox
 from appliance.domain.template import Build, BuildSpec
 
 
-def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxView:
+def sandbox_view(sandbox: Sandbox, *, access_token: str | None, traffic_token: str | None = None) -> wire.SandboxView:
     # Built from our own row: `model_construct` spares each create a validation that cannot fail.
     return wire.SandboxView.model_construct(
         sandbox_id=sandbox.sandbox_id,
@@ -47,12 +48,29 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxV
         disk_size_mib=sandbox.disk_size_mib,
         metadata=dict(sandbox.metadata),
         allow_internet=sandbox.network.allow_internet,
+        allow_out=sandbox.network.allow_out,
+        deny_out=sandbox.network.deny_out,
+        allow_public_traffic=sandbox.network.allow_public_traffic,
+        mask_request_host=sandbox.network.mask_request_host,
+        on_timeout=OnTimeout(sandbox.on_timeout),
+        auto_resume=sandbox.auto_resume,
         envd_version=sandbox.envd_version,
         access_token=access_token,
+        traffic_token=traffic_token,
         node_id=sandbox.node_id,
         end_reason=EndReason(sandbox.end.reason) if sandbox.end else None,
         end_detail=sandbox.end.detail if sandbox.end else None,
         ended_at=sandbox.end.at if sandbox.end else None,
+    )
+
+
+def sandbox_network(new: wire.NewSandbox) -> SandboxNetwork:
+    return SandboxNetwork(
+        allow_internet=new.allow_internet,
+        allow_out=new.allow_out,
+        deny_out=new.deny_out,
+        allow_public_traffic=new.allow_public_traffic,
+        mask_request_host=new.mask_request_host,
     )
 
 

@@ -18,6 +18,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
+from schemathesis.core.result import Err
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -52,6 +53,7 @@ class Prober:
         give_up = time.monotonic() + LIMIT_S
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=20) as client:
             for found in schemathesis.openapi.from_dict(document).get_all_operations():
+                assert not isinstance(found, Err), found
                 operation = found.ok()
                 for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                     assert time.monotonic() < give_up, "fewer examples: this has a time limit"
@@ -70,14 +72,14 @@ class Prober:
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode), real=st.booleans())
-        def probe(case: schemathesis.Case, real: bool) -> None:
+        def probe(case: schemathesis.Case[Any], real: bool) -> None:
             if real and case.path_parameters:
                 case.path_parameters.update({k: v for k, v in self.known.items() if k in case.path_parameters})
             # Who asks is this test's to say.
             for name in [one for one in case.headers or () if one.lower() in CREDENTIALS]:
                 del case.headers[name]
             kwargs = case.as_transport_kwargs(base_url="http://api", headers=self.headers)
-            prepared = requests.Request(**kwargs).prepare()
+            prepared: Any = requests.Request(**kwargs).prepare()
             try:
                 answer = client.request(
                     str(prepared.method), str(prepared.url), headers=dict(prepared.headers), content=prepared.body
