@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from appliance.clients.secrets import SecretsClient
 from appliance.clients.teams import TeamsClient
 from appliance.common.http import InternalClient
 from appliance.contracts.master import (
@@ -78,6 +79,7 @@ class MasterClient:
         self._http = http
         self._deadline = deadline
         self.teams = TeamsClient(http, deadline=deadline)
+        self.secrets = SecretsClient(http, deadline=deadline)
         self._create_deadline = create_deadline
 
     async def health(self) -> None:

@@ -55,6 +55,11 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     POST   /v1/teams/{reference}/builds/cancel     200 Tally
     GET    /v1/running-counts                      200 {team_id: sandboxes}
     PUT    /v1/nodes/{node_id}/draining            204                    NodeDraining
+    POST   /v1/secrets                             201 SecretView         NewSecret; shapes: contracts/secrets.py
+    GET    /v1/secrets?team_id=&limit=&cursor=     200 SecretPage, newest first
+    GET    /v1/secrets/{selector}?team_id=         200 SecretView         id or name
+    POST   /v1/secrets/{selector}                  200 SecretView         SecretUpdate
+    DELETE /v1/secrets/{selector}?team_id=         204
 """
 
 from __future__ import annotations

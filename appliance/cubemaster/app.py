@@ -29,6 +29,7 @@ from appliance.cubemaster.routes.process import process_router
 from appliance.cubemaster.routes.sandbox_logs import sandbox_logs_router
 from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
+from appliance.cubemaster.routes.secrets import secrets_router
 from appliance.cubemaster.routes.snapshots import snapshots_router
 from appliance.cubemaster.routes.tags import tags_router
 from appliance.cubemaster.routes.teams import teams_router
@@ -48,6 +49,8 @@ from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandbox_logs import SandboxLogs
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
+from appliance.cubemaster.services.sealing import Sealer
+from appliance.cubemaster.services.secrets import SecretService
 from appliance.cubemaster.services.settling import Settling
 from appliance.cubemaster.services.snapshots import SnapshotService
 from appliance.cubemaster.services.tags import TagService
@@ -70,6 +73,7 @@ _CALL_MARGIN = timedelta(seconds=15)
 @dataclass(frozen=True, slots=True)
 class Secrets:
     envd_seed: str = field(repr=False)
+    secrets_key: str = field(repr=False)
     mysql_password: str | None = field(repr=False)
     redis_password: str | None = field(repr=False)
 
@@ -203,6 +207,7 @@ def create_app(
         builds_router(templates),
         tags_router(TagService(database, catalogue, clock)),
         nodes_router(node_service),
+        secrets_router(SecretService(database, Sealer(secrets.secrets_key), clock)),
     ):
         app.include_router(router)
     return app

@@ -9,6 +9,7 @@ from appliance.cubemaster.persistence.events import EventRepository
 from appliance.cubemaster.persistence.keys import KeyRepository
 from appliance.cubemaster.persistence.nodes import NodeRepository
 from appliance.cubemaster.persistence.sandboxes import SandboxRepository
+from appliance.cubemaster.persistence.secrets import SecretRepository
 from appliance.cubemaster.persistence.snapshots import SnapshotRepository
 from appliance.cubemaster.persistence.team_metrics import TeamMetricRepository
 from appliance.cubemaster.persistence.teams import TeamRepository
@@ -26,3 +27,4 @@ class UnitOfWork:
         self.sandboxes = SandboxRepository(connection)
         self.snapshots = SnapshotRepository(connection)
         self.events = EventRepository(connection)
+        self.secrets = SecretRepository(connection)
