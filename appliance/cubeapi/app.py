@@ -58,5 +58,5 @@ def create_app(settings: CubeApiSettings, clock: Clock | None = None) -> FastAPI
         return {"status": "ok", "version": __version__}
 
     app.include_router(sandboxes.router(master, authenticate, settings))
-    app.include_router(templates.router(master, authenticate))
+    app.include_router(templates.router(master, authenticate, settings))
     return app

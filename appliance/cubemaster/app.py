@@ -14,6 +14,7 @@ import appliance
 from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import install_error_handlers
 from appliance.common.supervisor import Supervisor
+from appliance.cubemaster.building import Building
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.database import Database, database_url, make_engine
 from appliance.cubemaster.reconcilers.availability import while_available
@@ -116,6 +117,7 @@ def create_app(
         access_token=sandboxes.access_token,
     )
     builds = BuildReconciler(database, nodes, clock, metrics, deadline=timedelta(seconds=settings.builds.deadline_s))
+    building = Building(settings, database, catalogue, clock, seed=secrets.envd_seed)
     lost_nodes = LostNodeReconciler(database, endings, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s))
     unfinished = UnfinishedSandboxReconciler(database, sandboxes, clock, create_limit=create_deadline + _CREATE_MARGIN)
     deleted_templates = DeletedTemplateReconciler(database, nodes)
@@ -135,6 +137,7 @@ def create_app(
                 background.every(_NODE_WATCH_INTERVAL, while_available(lost_nodes.step), name="lost nodes")
                 background.every(_UNFINISHED_INTERVAL, while_available(unfinished.step), name="unfinished sandboxes")
                 background.every(_DELETED_INTERVAL, while_available(deleted_templates.step), name="deleted templates")
+                await building.start(background)
                 yield
         finally:
             await nodes.close()
@@ -150,6 +153,7 @@ def create_app(
     templates = TemplateService(database, catalogue, clock)
     app.include_router(templates_router(templates))
     app.include_router(builds_router(templates))
+    building.add_routes(app)
     app.include_router(tags_router(TagService(database, catalogue, clock)))
     app.include_router(nodes_router(node_service))
     return app

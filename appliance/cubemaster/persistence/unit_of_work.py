@@ -9,6 +9,7 @@ from appliance.cubemaster.persistence.events import EventRepository
 from appliance.cubemaster.persistence.keys import KeyRepository
 from appliance.cubemaster.persistence.nodes import NodeRepository
 from appliance.cubemaster.persistence.sandboxes import SandboxRepository
+from appliance.cubemaster.persistence.template_files import TemplateFileRepository
 from appliance.cubemaster.persistence.templates import TemplateRepository
 
 
@@ -18,5 +19,6 @@ class UnitOfWork:
         self.nodes = NodeRepository(connection)
         self.templates = TemplateRepository(connection)
         self.builds = BuildRepository(connection)
+        self.template_files = TemplateFileRepository(connection)
         self.sandboxes = SandboxRepository(connection)
         self.events = EventRepository(connection)
