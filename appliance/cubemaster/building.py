@@ -20,14 +20,13 @@ from appliance.cubemaster.services.template_files import FileLimits, TemplateFil
 from appliance.cubemaster.settings import CubeMasterSettings
 from appliance.domain.upload_leave import UploadSigner
 
-_TIDY_INTERVAL = timedelta(seconds=60)
-
 
 class Building:
     def __init__(
         self, settings: CubeMasterSettings, database: Database, catalogue: Catalogue, clock: Clock, *, seed: str
     ) -> None:
         builds, files = settings.builds, settings.files
+        self._tidy_interval = timedelta(seconds=builds.tidy_interval_s)
         self._draft_lifetime = timedelta(seconds=builds.draft_lifetime_s)
         self._store = FileStore(
             settings.data_dir / "template-files",
@@ -69,8 +68,8 @@ class Building:
     async def start(self, background: Supervisor) -> None:
         """Clear what a former process left, and begin the loops."""
         await self._store.remove_leftovers()
-        background.every(_TIDY_INTERVAL, while_available(self._expire_drafts), name="drafts")
-        background.every(_TIDY_INTERVAL, while_available(self._files.collect), name="template files")
+        background.every(self._tidy_interval, while_available(self._expire_drafts), name="drafts")
+        background.every(self._tidy_interval, while_available(self._files.collect), name="template files")
 
     async def _expire_drafts(self) -> None:
         await self._builds.expire_drafts(older_than=self._draft_lifetime)

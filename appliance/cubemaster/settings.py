@@ -56,6 +56,8 @@ class BuildSettings(Settings):
     """From its start to READY; later it is an ERROR."""
     draft_lifetime_s: float = Field(default=3600, gt=0)
     """How long a build may be asked for, and its files put, before it is started."""
+    tidy_interval_s: float = Field(default=60, gt=0)
+    """How often drafts that were given up, and files that nobody needs, are looked for."""
     default_vcpus: int = Field(default=2, ge=1)
     default_memory_mib: int = Field(default=1024, ge=128)
     steps_room_mib: int = Field(default=4096, ge=16)

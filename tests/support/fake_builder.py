@@ -8,12 +8,11 @@ from __future__ import annotations
 import io
 import tarfile
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 
-from appliance.contracts.node import BuildLogEntry, BuildRequest, BuildState, BuildStep
+from appliance.contracts.node import BuildRequest, BuildState, BuildStep
 from tests.support.fake_node import FakeNode
 
 
@@ -52,6 +51,4 @@ class FakeBuilder:
             self.unpacked[files_hash] = archive.getnames()
 
     def _log(self, request: BuildRequest, message: str, step: str, *, level: str = "info") -> None:
-        self.node.logs[request.build_id].append(
-            BuildLogEntry(timestamp=datetime.now(UTC), level=level, message=message, step=step)
-        )
+        self.node.log(request.build_id, message, step=step, level=level)

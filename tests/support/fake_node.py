@@ -86,8 +86,9 @@ class FakeNode:
             ),
         )
 
-    def log(self, build_id: str, message: str) -> None:
-        self.logs[build_id].append(BuildLogEntry(timestamp=datetime.now(UTC), message=message))
+    def log(self, build_id: str, message: str, *, step: str | None = None, level: str = "info") -> None:
+        entry = BuildLogEntry(timestamp=datetime.now(UTC), level=level, message=message, step=step)
+        self.logs[build_id].append(entry)
 
     def finish_build(
         self, build_id: str, state: BuildState, *, reason: str | None = None, step: str | None = None
