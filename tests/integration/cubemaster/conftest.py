@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from appliance.clients.master import MasterClient
 from appliance.common.http import InternalClient
@@ -30,7 +31,7 @@ from appliance.cubemaster.settings import (
     NodeSettings,
     RedisSettings,
 )
-from tests.support.fake_node import FakeNode, serve_on
+from tests.support.fake_node import FakeNode, serve_on, serve_on_loopback
 from tests.support.mariadb import MariaDb, mariadb
 from tests.support.redis_server import RedisServer, redis_server
 
@@ -173,16 +174,33 @@ async def appliance(
 
 
 @pytest.fixture
-async def api(appliance: Appliance) -> AsyncIterator[httpx.AsyncClient]:
-    """CubeAPI over this CubeMaster, called with a key of the team `default`."""
-    app = create_api(CubeApiSettings(master=f"unix://{appliance.settings.socket}", key_cache_s=0))
-    key = (await appliance.master.create_key(NewKey(name="test"))).key
-    transport = httpx.ASGITransport(app=app)
+async def api_app(appliance: Appliance) -> FastAPI:
+    """CubeAPI over this CubeMaster; nothing serves it yet."""
+    return create_api(CubeApiSettings(master=f"unix://{appliance.settings.socket}", key_cache_s=0))
+
+
+@pytest.fixture
+async def key(appliance: Appliance) -> str:
+    """A key of the team `default`."""
+    return (await appliance.master.create_key(NewKey(name="test"))).key
+
+
+@pytest.fixture
+async def api(api_app: FastAPI, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """CubeAPI, called with that key."""
+    transport = httpx.ASGITransport(app=api_app)
     async with (
-        app.router.lifespan_context(app),
+        api_app.router.lifespan_context(api_app),
         httpx.AsyncClient(transport=transport, base_url="http://api", headers={"X-API-Key": key}) as http,
     ):
         yield http
+
+
+@pytest.fixture
+async def api_url(api_app: FastAPI) -> AsyncIterator[str]:
+    """CubeAPI on a port of its own."""
+    async with serve_on_loopback(api_app) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
