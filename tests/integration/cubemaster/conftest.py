@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import httpx
 import pytest
@@ -31,11 +34,16 @@ from appliance.cubemaster.settings import (
     NodeSettings,
     RedisSettings,
 )
+from tests.support.fake_builder import FakeBuilder
 from tests.support.fake_node import FakeNode, serve_on, serve_on_loopback
 from tests.support.mariadb import MariaDb, mariadb
 from tests.support.redis_server import RedisServer, redis_server
 
 DATABASE = "cube_master"
+
+
+class RunProgram(Protocol):
+    async def __call__(self, *argv: str | Path, cwd: Path) -> dict[str, Any]: ...
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 10) -> None:
@@ -207,3 +215,34 @@ async def api_url(api_app: FastAPI) -> AsyncIterator[str]:
 async def others(appliance: Appliance) -> dict[str, str]:
     """Headers of a caller from another team."""
     return {"X-API-Key": (await appliance.master.create_key(NewKey(team="other", name="test"))).key}
+
+
+@pytest.fixture
+async def builder(appliance: Appliance) -> FakeBuilder:
+    """The node finishes builds by itself, and has the template `base`."""
+    await appliance.template("base", public=True)
+    builder = FakeBuilder(appliance.node, appliance.settings.socket)
+    appliance.node.builder = builder.build
+    return builder
+
+
+@pytest.fixture
+def run_program(api_url: str, key: str) -> RunProgram:
+    """Run a user's program in a directory, and return the JSON object it prints."""
+
+    async def run(*argv: str | Path, cwd: Path) -> dict[str, Any]:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=cwd,
+            env={**os.environ, "E2B_API_KEY": key, "E2B_API_URL": api_url},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(60):
+            out, err = await process.communicate()
+        assert process.returncode == 0, err.decode()
+        answer = json.loads(out)
+        assert isinstance(answer, dict)
+        return answer
+
+    return run

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 import sys
 import textwrap
 from collections.abc import Awaitable, Callable
@@ -13,41 +10,20 @@ from typing import Any
 
 import pytest
 
-from tests.integration.cubemaster.conftest import Appliance
+from tests.integration.cubemaster.conftest import Appliance, RunProgram
 from tests.support.fake_builder import FakeBuilder
 
 Ask = Callable[[str], Awaitable[dict[str, Any]]]
 
 
 @pytest.fixture
-async def builder(appliance: Appliance) -> FakeBuilder:
-    builder = FakeBuilder(appliance.node, appliance.settings.socket)
-    appliance.node.builder = builder.build
-    await appliance.template("base", public=True)
-    return builder
-
-
-@pytest.fixture
-def ask(api_url: str, key: str, builder: FakeBuilder, tmp_path: Path) -> Ask:
-    """Run a user's program in a directory of its own, and return the JSON object it prints."""
+def ask(run_program: RunProgram, builder: FakeBuilder, tmp_path: Path) -> Ask:
+    """Run a user's Python program in a directory of its own, and return the JSON object it prints."""
 
     async def run(code: str) -> dict[str, Any]:
         program = tmp_path / "program.py"
         program.write_text(textwrap.dedent(code))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(program),
-            cwd=tmp_path,
-            env={**os.environ, "E2B_API_KEY": key, "E2B_API_URL": api_url},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        async with asyncio.timeout(60):
-            out, err = await process.communicate()
-        assert process.returncode == 0, err.decode()
-        answer = json.loads(out)
-        assert isinstance(answer, dict)
-        return answer
+        return await run_program(sys.executable, program, cwd=tmp_path)
 
     return run
 
