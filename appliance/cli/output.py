@@ -20,6 +20,7 @@ _COLOURS = {
     "creating": "yellow",
     "killing": "yellow",
     "not_ready": "yellow",
+    "draining": "yellow",
     "error": "red",
     "lost": "red",
 }

@@ -18,6 +18,7 @@ from ipaddress import IPv4Address
 
 import aiohttp
 
+from appliance.clients.guest_logs import MAX_PAGE_BYTES, GuestLogPage, LogCursor, parse_log_page
 from appliance.domain.errors import GuestFailure
 
 AGENT_PORT = 49983
@@ -195,16 +196,24 @@ class GuestClient:
 
     async def usage(self, *, access_token: str | None, deadline: timedelta) -> Usage:
         """Ask the agent what its machine uses."""
+        return parse_usage(await self._document("/metrics", access_token, deadline, max_bytes=_MAX_METRICS_BYTES))
+
+    async def logs(self, cursor: LogCursor, *, access_token: str | None, deadline: timedelta) -> GuestLogPage:
+        """Ask the agent what its processes said since `cursor`."""
+        path = f"/logs?epoch={cursor.epoch}&after={cursor.after}"
+        return parse_log_page(await self._document(path, access_token, deadline, max_bytes=MAX_PAGE_BYTES))
+
+    async def _document(self, path: str, access_token: str | None, deadline: timedelta, *, max_bytes: int) -> bytes:
         headers = {"Accept-Encoding": "identity"}
         if access_token is not None:
             headers["X-Access-Token"] = access_token
         payload = bytearray()
-        async with self._call("GET", "/metrics", deadline=deadline, headers=headers) as response:
-            while chunk := await response.content.read(_MAX_METRICS_BYTES):
+        async with self._call("GET", path, deadline=deadline, headers=headers) as response:
+            while chunk := await response.content.read(64 * 1024):
                 payload += chunk
-                if len(payload) > _MAX_METRICS_BYTES:
-                    raise GuestFailure("the guest agent's metrics are too long")
-        return parse_usage(bytes(payload))
+                if len(payload) > max_bytes:
+                    raise GuestFailure(f"the guest agent's answer to {path} is too long")
+        return bytes(payload)
 
     async def http_status(self, port: int, path: str, *, deadline: timedelta) -> int | None:
         """Return the status a service in the guest answers with, or None while nothing answers there."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from appliance.clients.teams import TeamsClient
 from appliance.common.http import InternalClient
 from appliance.contracts.master import (
     AssignedTags,
@@ -16,9 +17,11 @@ from appliance.contracts.master import (
     BuildStart,
     BuildView,
     CreatedKey,
+    KeyChange,
     KeyDigest,
     KeyView,
     LogLevel,
+    NewEgress,
     NewKey,
     NewSandbox,
     NewTags,
@@ -39,12 +42,14 @@ from appliance.contracts.master import (
     TemplateView,
     Upload,
 )
-from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus
+from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus, SandboxLogEntry
+from appliance.contracts.teams import NodeDraining
 
 _KEYS = TypeAdapter(list[KeyView])
 _TEMPLATES = TypeAdapter(list[TemplateView])
 _TAGS = TypeAdapter(list[TagView])
 _LOGS = TypeAdapter(list[BuildLogEntry])
+_SANDBOX_LOGS = TypeAdapter(list[SandboxLogEntry])
 _SAMPLES = TypeAdapter(list[MetricSample])
 _LATEST = TypeAdapter(dict[str, MetricSample])
 _NODES = TypeAdapter(list[NodeView])
@@ -65,6 +70,7 @@ class MasterClient:
     ) -> None:
         self._http = http
         self._deadline = deadline
+        self.teams = TeamsClient(http, deadline=deadline)
         self._create_deadline = create_deadline
 
     async def health(self) -> None:
@@ -79,11 +85,14 @@ class MasterClient:
     async def create_key(self, new: NewKey) -> CreatedKey:
         return CreatedKey.model_validate(await self._call("POST", "/v1/keys", _dump(new)))
 
-    async def list_keys(self) -> list[KeyView]:
-        return _KEYS.validate_python(await self._call("GET", "/v1/keys"))
+    async def list_keys(self, *, team_id: str | None = None) -> list[KeyView]:
+        return _KEYS.validate_python(await self._call("GET", "/v1/keys", params=_present(team_id=team_id)))
 
-    async def revoke_key(self, key_id: str) -> None:
-        await self._call("DELETE", f"/v1/keys/{key_id}")
+    async def change_key(self, key_id: str, change: KeyChange) -> KeyView:
+        return KeyView.model_validate(await self._call("PATCH", f"/v1/keys/{key_id}", _dump(change)))
+
+    async def revoke_key(self, key_id: str, *, team_id: str | None = None) -> None:
+        await self._call("DELETE", f"/v1/keys/{key_id}", params=_present(team_id=team_id))
 
     # Sandboxes
 
@@ -124,6 +133,9 @@ class MasterClient:
         path = f"/v1/sandboxes/{sandbox_id}/timeout"
         return SandboxView.model_validate(await self._call("POST", path, _dump(new)))
 
+    async def set_egress(self, sandbox_id: str, new: NewEgress) -> None:
+        await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/network", _dump(new))
+
     async def get_metrics(
         self, sandbox_id: str, *, start: datetime | None, end: datetime | None, team_id: str | None = None
     ) -> list[MetricSample]:
@@ -132,6 +144,28 @@ class MasterClient:
         )
         answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}/metrics", params=params)
         return _SAMPLES.validate_python(answer)
+
+    async def get_sandbox_logs(
+        self,
+        sandbox_id: str,
+        *,
+        at: datetime | None,
+        limit: int,
+        backward: bool = False,
+        level: LogLevel | None = None,
+        search: str | None = None,
+        team_id: str | None = None,
+    ) -> list[SandboxLogEntry]:
+        """Return entries from `at` on, or `backward` from it into the past."""
+        params = _present(
+            at=at.isoformat() if at else None,
+            backward=str(backward).lower(),
+            limit=str(limit),
+            level=level,
+            search=search,
+            team_id=team_id,
+        )
+        return _SANDBOX_LOGS.validate_python(await self._call("GET", f"/v1/sandboxes/{sandbox_id}/logs", params=params))
 
     async def latest_metrics(
         self, sandbox_ids: Sequence[str], *, team_id: str | None = None
@@ -260,6 +294,9 @@ class MasterClient:
 
     async def list_nodes(self) -> list[NodeView]:
         return _NODES.validate_python(await self._call("GET", "/v1/nodes"))
+
+    async def set_draining(self, node_id: str, *, draining: bool) -> None:
+        await self._call("PUT", f"/v1/nodes/{node_id}/draining", _dump(NodeDraining(draining=draining)))
 
     async def heartbeat(self, status: NodeStatus) -> None:
         await self._call("POST", f"/v1/nodes/{status.node_id}/heartbeat", _dump(status))

@@ -16,12 +16,15 @@ from appliance.contracts.node import (
     CreateSandbox,
     Deadline,
     MetricSample,
+    NetworkPolicy,
     NodeSandbox,
     NodeStatus,
+    SandboxLogEntry,
 )
 
 _SAMPLES = TypeAdapter(list[MetricSample])
 _LATEST = TypeAdapter(dict[str, MetricSample])
+_LOGS = TypeAdapter(list[SandboxLogEntry])
 _SANDBOXES = TypeAdapter(list[NodeSandbox])
 
 
@@ -81,10 +84,34 @@ class NodeClient:
         body = AccessToken(access_token=access_token).model_dump(mode="json")
         await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/access-token", body)
 
+    async def set_network(self, sandbox_id: str, policy: NetworkPolicy) -> None:
+        body = policy.model_dump(mode="json")
+        await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/network", body)
+
     async def get_metrics(self, sandbox_id: str, *, start: datetime | None, end: datetime | None) -> list[MetricSample]:
         params = {name: at.isoformat() for name, at in (("start", start), ("end", end)) if at is not None}
         answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}/metrics", params=params)
         return _SAMPLES.validate_python(answer)
+
+    async def get_logs(
+        self,
+        sandbox_id: str,
+        *,
+        at: datetime | None,
+        backward: bool,
+        limit: int,
+        level: str | None,
+        search: str | None,
+    ) -> list[SandboxLogEntry]:
+        given = {
+            "at": at.isoformat() if at is not None else None,
+            "backward": "true" if backward else "false",
+            "limit": str(limit),
+            "level": level,
+            "search": search,
+        }
+        params = {name: value for name, value in given.items() if value is not None}
+        return _LOGS.validate_python(await self._call("GET", f"/v1/sandboxes/{sandbox_id}/logs", params=params))
 
     async def latest_metrics(self, sandbox_ids: Sequence[str]) -> dict[str, MetricSample]:
         params = {"sandbox_ids": ",".join(sandbox_ids)}

@@ -8,12 +8,16 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     POST   /v1/keys/resolve                        200 ResolvedKey        KeyDigest; Unauthenticated
     POST   /v1/keys                                201 CreatedKey         NewKey
     GET    /v1/keys                                200 [KeyView]
+    PATCH  /v1/keys/{key_id}                       200 KeyView            KeyChange
     DELETE /v1/keys/{key_id}                       204
     POST   /v1/sandboxes                           201 SandboxView        NewSandbox
     GET    /v1/sandboxes?state=&template=&metadata=&order=&started_after=&limit=&cursor=   200 SandboxPage
     GET    /v1/sandboxes/{sandbox_id}              200 SandboxView        with ?ended=true also one that has ended
     POST   /v1/sandboxes/{sandbox_id}/timeout      200 SandboxView        NewTimeout
+    PUT    /v1/sandboxes/{sandbox_id}/network      204                    NewEgress, in force when it answers
     GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end=   200 [contracts.node.MetricSample]
+    GET    /v1/sandboxes/{sandbox_id}/logs?at=&backward=&limit=&level=&search=   200 [contracts.node.SandboxLogEntry],
+                                                                          also of one that has ended lately
     GET    /v1/sandbox-metrics?sandbox_ids=a,b     200 {sandbox_id: contracts.node.MetricSample}
     DELETE /v1/sandboxes/{sandbox_id}              204
     POST   /v1/templates                           202 BuildView          NewTemplate
@@ -39,6 +43,17 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     POST   /v1/nodes/{node_id}/heartbeat           204                    contracts.node.NodeStatus; the first registers
     POST   /v1/nodes/{node_id}/ended               204                    [contracts.node.EndedSandbox]
     GET    /v1/routes/{sandbox_id}                 200 Route              NotFound
+    POST   /v1/routes/{sandbox_id}/wake            200 Route              Forbidden, NotFound, Conflict, QuotaExceeded
+    POST   /v1/teams                               201 TeamView           NewTeam; shapes of teams: contracts/teams.py
+    GET    /v1/teams                               200 [TeamView]
+    GET    /v1/teams/{reference}                   200 TeamView           id or slug
+    PUT    /v1/teams/{reference}/limits            200 TeamView           TeamLimits, which replace its own
+    GET    /v1/teams/{team_id}/metrics?start=&end= 200 [TeamMetric], oldest first
+    GET    /v1/teams/{team_id}/metrics/max?metric=&start=&end=   200 TeamMetricMax
+    POST   /v1/teams/{reference}/sandboxes/kill    200 Tally
+    POST   /v1/teams/{reference}/builds/cancel     200 Tally
+    GET    /v1/running-counts                      200 {team_id: sandboxes}
+    PUT    /v1/nodes/{node_id}/draining            204                    NodeDraining
 """
 
 from __future__ import annotations
@@ -49,7 +64,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from appliance.contracts.node import BuildLogEntry, EndReason, RegistryLogin
+from appliance.contracts.node import BuildLogEntry, EndReason, HostReport, OnTimeout, RegistryLogin
 
 
 class _Wire(BaseModel):
@@ -64,22 +79,40 @@ class ResolvedKey(_Wire):
     key_id: str
     team_id: str
     team_slug: str
+    scopes: tuple[str, ...] | None = None
+    """Of `domain.access.Scope`. None: everything."""
+    expires_at: datetime | None = None
 
 
 class NewKey(_Wire):
     team: str = "default"
     """Slug of the team, made if it does not exist."""
-    name: str
+    team_id: str | None = None
+    """In place of the slug: a team that exists."""
+    name: str = Field(min_length=1, max_length=255)
+    scopes: tuple[str, ...] | None = None
+    """None: everything."""
+    expires_at: datetime | None = None
+    """None: never."""
+
+
+class KeyChange(_Wire):
+    team_id: str | None = None
+    name: str = Field(min_length=1, max_length=255)
 
 
 class KeyView(_Wire):
     key_id: str
     team: str
+    team_id: str
     name: str
     mask: str
     """`e2b_ab...cdef`: enough to tell keys apart, not to use one."""
+    scopes: tuple[str, ...] | None = None
     created_at: datetime
+    expires_at: datetime | None = None
     last_used_at: datetime | None = None
+    """To the minute."""
 
 
 class CreatedKey(KeyView):
@@ -106,6 +139,10 @@ class NewSandbox(_Wire):
     allow_internet: bool = True
     allow_out: tuple[str, ...] = ()
     deny_out: tuple[str, ...] = ()
+    allow_public_traffic: bool = True
+    """False: CubeProxy demands the sandbox's traffic token."""
+    mask_request_host: str | None = None
+    """What services in the sandbox see as the host, `${PORT}` standing for the port."""
     idempotency_key: str | None = Field(default=None, pattern=r"^[!-~]{1,255}$")
     """The same key of the same team is the same sandbox, until that could not be started."""
 
@@ -124,8 +161,16 @@ class SandboxView(_Wire):
     disk_size_mib: int
     metadata: dict[str, str] = Field(default_factory=dict)
     allow_internet: bool = True
+    allow_out: tuple[str, ...] = ()
+    deny_out: tuple[str, ...] = ()
+    allow_public_traffic: bool = True
+    mask_request_host: str | None = None
+    on_timeout: OnTimeout = OnTimeout.KILL
+    auto_resume: bool = False
     envd_version: str
     access_token: str | None = Field(default=None, repr=False)
+    traffic_token: str | None = Field(default=None, repr=False)
+    """What the proxy demands where `allow_public_traffic` is false. Not in lists."""
     node_id: str
     end_reason: EndReason | None = None
     end_detail: str | None = None
@@ -143,6 +188,15 @@ class NewTimeout(_Wire):
     timeout_s: int = Field(ge=0)
     extend_only: bool = False
     """Never shorten: what connect and refreshes do."""
+
+
+class NewEgress(_Wire):
+    """What a sandbox may reach from now on, whole: what is left out is back at its default."""
+
+    team_id: str | None = None
+    allow_internet: bool = True
+    allow_out: tuple[str, ...] = ()
+    deny_out: tuple[str, ...] = ()
 
 
 class NewTemplate(_Wire):
@@ -324,11 +378,28 @@ class NodeView(_Wire):
     disk_free_mib: int
     sandboxes: int
     last_heartbeat_at: datetime
+    draining: bool = False
+    """By the operator's word it gets nothing new."""
+    status_changed_at: datetime
+    """When state or draining changed."""
+    boot_id: str
+    host: HostReport | None = None
+    """None until the node tells."""
+    starting: int = 0
+    started_lately: int = 0
+    """Sandboxes that it started within the last day."""
+    failed_lately: int = 0
 
 
 class Route(_Wire):
     """Also the value in Redis under `cube:route:<sandboxID>`, as JSON."""
 
     node: str
-    address: str
-    state: Literal["running", "paused"] = "running"
+    address: str | None
+    """None unless it is running."""
+    state: Literal["running", "paused", "transitioning"] = "running"
+    auto_resume: bool = False
+    """Whether traffic wakes it while it is paused."""
+    traffic_token_sha256: str | None = None
+    """Where set, requests to any port but the agent's must carry the token of this digest. The token is never here."""
+    mask_request_host: str | None = None

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from uuid import UUID
 
 from appliance.contracts import e2b, master
-from appliance.contracts.node import BuildLogEntry, MetricSample
+from appliance.contracts.node import BuildLogEntry, MetricSample, OnTimeout
 from appliance.domain.errors import InvalidRequest
 
 _SECONDS_PER_HOUR = 3600
@@ -58,6 +58,10 @@ def new_sandbox(
     """Return the create for CubeMaster. Fields that this release does not serve raise InvalidRequest by name."""
     refuse_unserved(body)
     network = body.network or e2b.Network()
+    if not network.allowPublicTraffic and not secure:
+        raise InvalidRequest(
+            "You cannot create a sandbox without public access unless you enable secure envd access via 'secure' flag."
+        )
     timeout = default_timeout if body.timeout is None else body.timeout
     return master.NewSandbox(
         team_id=team_id,
@@ -69,27 +73,50 @@ def new_sandbox(
         allow_internet=body.allow_internet_access is not False,
         allow_out=network.allowOut or (),
         deny_out=network.denyOut or (),
+        allow_public_traffic=network.allowPublicTraffic,
+        mask_request_host=network.maskRequestHost,
         idempotency_key=idempotency_key,
+    )
+
+
+def new_egress(body: e2b.NetworkUpdate, *, team_id: str) -> master.NewEgress:
+    """Return the update for CubeMaster: what is left out is cleared."""
+    _refuse(unserved_egress(body, prefix=""))
+    return master.NewEgress(
+        team_id=team_id,
+        allow_internet=body.allow_internet_access is not False,
+        allow_out=body.allowOut or (),
+        deny_out=body.denyOut or (),
     )
 
 
 def refuse_unserved(body: e2b.NewSandbox) -> None:
     """Raise InvalidRequest that names the first field whose meaning this release would have to drop."""
     network = body.network or e2b.Network()
-    asked = {
-        "autoPause": body.autoPause,
-        "autoPauseMemory": body.autoPauseMemory is False,
-        "autoResume": body.autoResume is not None and body.autoResume.enabled,
-        "network.allowPublicTraffic": not network.allowPublicTraffic,
-        "network.dnsServers": bool(network.dnsServers),
-        "network.egressProxy": network.egressProxy is not None,
-        "network.maskRequestHost": network.maskRequestHost is not None,
-        "network.httpsPorts": bool(network.httpsPorts),
-        "network.rules": bool(network.rules),
-        "mcp": body.mcp is not None,
-        "iam": bool(body.iam and body.iam.get("tokens")),
-        "volumeMounts": bool(body.volumeMounts),
+    _refuse(
+        {
+            "autoPause": body.autoPause,
+            "autoPauseMemory": body.autoPauseMemory is False,
+            "autoResume": body.autoResume is not None and body.autoResume.enabled,
+            **unserved_egress(network, prefix="network."),
+            "network.httpsPorts": bool(network.httpsPorts),
+            "mcp": body.mcp is not None,
+            "iam": bool(body.iam and body.iam.get("tokens")),
+            "volumeMounts": bool(body.volumeMounts),
+        }
+    )
+
+
+def unserved_egress(rules: e2b.Egress, *, prefix: str) -> dict[str, bool]:
+    """Return the fields among `rules` that this release does not serve, and whether each is asked for."""
+    return {
+        f"{prefix}dnsServers": bool(rules.dnsServers),
+        f"{prefix}egressProxy": rules.egressProxy is not None,
+        f"{prefix}rules": bool(rules.rules),
     }
+
+
+def _refuse(asked: Mapping[str, bool]) -> None:
     for field, is_asked in asked.items():
         if is_asked:
             raise InvalidRequest(f"{field} is not supported by this release; leave it out")
@@ -102,6 +129,7 @@ def sandbox(view: master.SandboxView, *, domain: str) -> e2b.Sandbox:
         envdVersion=view.envd_version,
         alias=view.alias,
         envdAccessToken=view.access_token,
+        trafficAccessToken=view.traffic_token,
         domain=domain,
     )
 
@@ -117,6 +145,16 @@ def sandbox_detail(view: master.SandboxView, *, domain: str) -> e2b.SandboxDetai
             "envdAccessToken": view.access_token,
             "allowInternetAccess": view.allow_internet,
             "domain": domain,
+            "network": e2b.NetworkShown(
+                allowPublicTraffic=view.allow_public_traffic,
+                allowOut=view.allow_out or None,
+                denyOut=view.deny_out or None,
+                maskRequestHost=view.mask_request_host,
+            ),
+            "lifecycle": e2b.Lifecycle(
+                autoResume=view.auto_resume,
+                onTimeout="kill" if view.on_timeout is OnTimeout.KILL else "pause",
+            ),
         }
     )
 

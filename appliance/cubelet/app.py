@@ -20,11 +20,13 @@ from appliance.cubelet.accelerator import basis_of, remembered_or
 from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.heartbeat import Heartbeat
+from appliance.cubelet.log_store import LogStore
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.node import Node, boot_id
 from appliance.cubelet.recovery import Recovery
-from appliance.cubelet.routes import builds, node, sandbox_metrics, sandboxes
+from appliance.cubelet.routes import builds, node, sandbox_logs, sandbox_metrics, sandboxes
 from appliance.cubelet.runtime import RecordStore
+from appliance.cubelet.services.log_collector import LogCollector
 from appliance.cubelet.services.machines import Machines
 from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.sampler import Sampler
@@ -96,6 +98,15 @@ async def production_drivers(settings: CubeletSettings) -> Drivers:
     )
 
 
+def log_store(settings: CubeletSettings) -> LogStore:
+    return LogStore(
+        settings.data_dir / "logs",
+        max_bytes=settings.logs.per_sandbox_kib * 1024,
+        total_bytes=settings.logs.total_mib * 1024 * 1024,
+        keep=timedelta(hours=settings.logs.keep_ended_h),
+    )
+
+
 def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None = None) -> FastAPI:
     """Return the application; its drivers start, and the node is recovered, when it is served."""
     clock = clock or SystemClock()
@@ -133,6 +144,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         total=settings.pool.total,
         creates=creates,
     )
+    logs = LogCollector(log_store(settings), clock)
     live = Sandboxes(
         hypervisor=drivers.hypervisor,
         switch=drivers.switch,
@@ -141,6 +153,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         pool=pool,
         creates=creates,
         ended=ended,
+        last_words=logs.last_words,
         supervisor=supervisor,
         clock=clock,
         metrics=metrics,
@@ -180,7 +193,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         run_dir=settings.run_dir,
         boot_id=this_boot,
     )
-    sampler = Sampler(live, clock, interval=timedelta(seconds=settings.sample_interval_s))
+    sampler = Sampler(live, logs, clock, interval=timedelta(seconds=settings.sample_interval_s))
     this_node = Node(settings=settings, boot_id=this_boot, sandboxes=live, sampler=sampler, templates=store, pool=pool)
 
     @asynccontextmanager
@@ -206,6 +219,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
             supervisor.every(timedelta(seconds=0.2), pool.refill, name="pool-refill")
             supervisor.every(timedelta(seconds=5), pool.trim, name="pool-trim")
             supervisor.every(timedelta(seconds=settings.sample_interval_s), sampler.step, name="samples")
+            supervisor.every(timedelta(minutes=1), lambda: logs.sweep(live.list()), name="logs-sweep")
             supervisor.every(timedelta(minutes=1), drivers.switch.reap, name="switch-reap")
             yield
 
@@ -213,6 +227,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
     install_error_handlers(app)
     app.include_router(sandboxes.router(live, sampler))
     app.include_router(sandbox_metrics.router(sampler))
+    app.include_router(sandbox_logs.router(logs))
     app.include_router(builds.router(templates, live, pool))
     app.include_router(node.router(this_node, drivers.switch, metrics, registry))
     return app

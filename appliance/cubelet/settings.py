@@ -48,6 +48,17 @@ class CapacitySettings(Settings):
     """Free disk below which the node takes no new sandbox or build."""
 
 
+class LogSettings(Settings):
+    """What is kept of what sandboxes say."""
+
+    per_sandbox_kib: int = Field(default=2048, ge=64)
+    """The oldest half goes when a sandbox has said more."""
+    total_mib: int = Field(default=512, ge=1)
+    """Beyond this, the logs of sandboxes that ended first are deleted early."""
+    keep_ended_h: float = Field(default=24, gt=0)
+    """For how long after its end a sandbox's log can be read."""
+
+
 class DeadlineSettings(Settings):
     """How long each step may take, in seconds. TCG is some 30 times slower than KVM; these hold for both."""
 
@@ -81,4 +92,5 @@ class CubeletSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     pool: PoolSettings = PoolSettings()
     capacity: CapacitySettings = CapacitySettings()
+    logs: LogSettings = LogSettings()
     deadlines: DeadlineSettings = DeadlineSettings()

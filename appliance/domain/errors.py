@@ -8,6 +8,7 @@
     ├── Unauthenticated           no key, or a key that is unknown, expired or revoked
     ├── Forbidden                 a key that is known, but not for this
     ├── NotFound
+    │   ├── TeamNotFound
     │   ├── SandboxNotFound
     │   ├── TemplateNotFound
     │   ├── BuildNotFound
@@ -15,7 +16,9 @@
     ├── Conflict                  the object is in a state that does not allow this
     │   ├── SandboxTransitioning
     │   └── TemplateNotReady
+    ├── Gone                      what E2B once had and nobody serves any more
     ├── QuotaExceeded             the team has as much as it may have
+    ├── RateLimited               the caller asks too often
     ├── Unavailable               try again: something we depend on is down or full
     │   ├── NoCapacity
     │   ├── NodeUnreachable
@@ -75,6 +78,12 @@ class NotFound(CubeError):
     """The object does not exist for this caller; another team's object is told apart from nothing by nobody."""
 
 
+class TeamNotFound(NotFound):
+    def __init__(self, reference: str) -> None:
+        super().__init__("Team not found")
+        self.reference = reference
+
+
 class SandboxNotFound(NotFound):
     def __init__(self, sandbox_id: str) -> None:
         super().__init__(f"Sandbox \"{sandbox_id}\" doesn't exist or you don't have access to it")
@@ -125,6 +134,20 @@ class QuotaExceeded(CubeError):
     """The team has as many of these as it may have. One that ends makes room, so waiting may help."""
 
     retry_after_s: int | None = 1
+
+
+class RateLimited(CubeError):
+    """Too many calls of a kind in too short a time."""
+
+    retry_after_s: int | None = 1
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Gone(CubeError):
+    """A call that clients know, of a feature that was given up."""
 
 
 class Unavailable(CubeError):

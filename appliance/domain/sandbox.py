@@ -126,6 +126,15 @@ class Sandbox:
         end_at = now + timeout
         return replace(self, end_at=max(self.end_at, end_at) if extend_only else end_at)
 
+    def with_egress(self, *, allow_internet: bool, allow_out: tuple[str, ...], deny_out: tuple[str, ...]) -> Sandbox:
+        """Return it with other rules for what it may reach. Who may reach it stays."""
+        if self.state is SandboxState.ENDED:
+            raise SandboxNotFound(self.sandbox_id)
+        if self.state not in VISIBLE:
+            raise SandboxTransitioning(self.sandbox_id, _BEING[self.state])
+        network = replace(self.network, allow_internet=allow_internet, allow_out=allow_out, deny_out=deny_out)
+        return replace(self, network=network)
+
     def _to(self, state: SandboxState) -> Sandbox:
         if state not in TRANSITIONS[self.state]:
             raise SandboxTransitioning(self.sandbox_id, _BEING.get(self.state, str(self.state)))

@@ -41,7 +41,10 @@ CLIENTS = (
         for version in ("1.5.5", "2.0.0", "2.10.0", "2.31.0", "2.45.1", "2.50.0", "2.51.0", "2.63.0")
     ),
     *(_node("e2b", version, "js_sdk.mjs") for version in ("1.13.2", "2.45.0", "2.51.0")),
-    *(_python("e2b-code-interpreter", version, "python_interpreter.py") for version in ("1.5.2", "2.8.1", "2.11.5")),
+    _python("e2b-code-interpreter", "1.5.2", "python_interpreter.py"),
+    # With the release of e2b that was current: it asks for any 2.x, and later ones break it.
+    _python("e2b-code-interpreter", "2.8.1", "python_interpreter.py", "e2b==2.31.0"),
+    _python("e2b-code-interpreter", "2.11.5", "python_interpreter.py"),
     _node("@e2b/code-interpreter", "2.8.0", "js_interpreter.mjs"),
     _node("@e2b/cli", "2.19.0", "cli.mjs"),
     _python("openai-agents", "0.24.0", "openai_agents.py", "e2b==2.31.0", "e2b-code-interpreter==2.8.1"),

@@ -56,6 +56,11 @@ class FakeGuests:
     """What a service in the guest answers with, on the agent's port too."""
     usage: dict[str, Any] = field(default_factory=lambda: dict(USAGE))
     """What agents say they use."""
+    log: list[dict[str, Any]] = field(default_factory=list)
+    """What agents have in their logs, all the same."""
+    log_epoch: str = "epoch1"
+    stall_log: bool = False
+    log_asked: int = 0
     asked: int = 0
     """How often they were asked for it."""
 
@@ -69,6 +74,7 @@ class FakeGuests:
         app.router.add_get("/health", self._health)
         app.router.add_post("/init", self._init)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/logs", self._logs)
         app.router.add_post("/process.Process/Start", self._start)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
@@ -93,13 +99,26 @@ class FakeGuests:
         return web.Response(status=204, headers={"X-Envd-Version": AGENT_VERSION})
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        assert request.transport is not None
-        address = IPv4Address(request.transport.get_extra_info("sockname")[0])
-        token = next(body["accessToken"] for at, body in reversed(self.identities) if at == address)
-        if token is not None and request.headers.get("X-Access-Token") != token:
+        if not self._has_token(request):
             return web.json_response({"code": 401, "message": "unauthorized"}, status=401)
         self.asked += 1
         return web.json_response(self.usage)
+
+    async def _logs(self, request: web.Request) -> web.Response:
+        if not self._has_token(request):
+            return web.json_response({"code": 401, "message": "unauthorized"}, status=401)
+        self.log_asked += 1
+        if self.stall_log:
+            await asyncio.Event().wait()
+        after = int(request.query["after"]) if request.query["epoch"] == self.log_epoch else 0
+        page = {"epoch": self.log_epoch, "next": len(self.log), "missed": 0, "entries": self.log[after:]}
+        return web.json_response(page)
+
+    def _has_token(self, request: web.Request) -> bool:
+        assert request.transport is not None
+        address = IPv4Address(request.transport.get_extra_info("sockname")[0])
+        token = next(body["accessToken"] for at, body in reversed(self.identities) if at == address)
+        return token is None or request.headers.get("X-Access-Token") == token
 
     async def _start(self, request: web.Request) -> web.StreamResponse:
         message = json.loads((await request.read())[5:])

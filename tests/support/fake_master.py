@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from appliance.contracts.master import (
     BuildStatus,
+    NewEgress,
     NewSandbox,
     NewTimeout,
     ResolvedKey,
@@ -78,8 +79,13 @@ class FakeMaster:
             disk_size_mib=template.disk_size_mib,
             metadata=new.metadata,
             allow_internet=new.allow_internet,
+            allow_out=new.allow_out,
+            deny_out=new.deny_out,
+            allow_public_traffic=new.allow_public_traffic,
+            mask_request_host=new.mask_request_host,
             envd_version=template.envd_version,
             access_token="ab" * 32 if new.secure else None,
+            traffic_token=None if new.allow_public_traffic else "cd" * 32,
             node_id="node-1",
         )
         self.sandboxes[view.sandbox_id] = view
@@ -127,6 +133,11 @@ class FakeMaster:
             end_at = max(end_at, view.end_at)
         self.sandboxes[sandbox_id] = view.model_copy(update={"end_at": end_at})
         return self.sandboxes[sandbox_id]
+
+    async def set_egress(self, sandbox_id: str, new: NewEgress) -> None:
+        view = await self.get_sandbox(sandbox_id, team_id=new.team_id)
+        rules = {"allow_internet": new.allow_internet, "allow_out": new.allow_out, "deny_out": new.deny_out}
+        self.sandboxes[sandbox_id] = view.model_copy(update=rules)
 
     async def kill_sandbox(self, sandbox_id: str, *, team_id: str | None = None) -> None:
         await self.get_sandbox(sandbox_id, team_id=team_id)

@@ -27,12 +27,16 @@ from appliance.contracts.node import (
     CreateSandbox,
     Deadline,
     MetricSample,
+    NetworkPolicy,
     NodeSandbox,
     NodeSandboxState,
     NodeStatus,
     Replica,
+    SandboxLogEntry,
 )
+from appliance.cubelet.log_store import LogQuery
 from appliance.domain.errors import BuildNotFound, CubeError
+from appliance.domain.template import levels_from
 
 
 @dataclass
@@ -49,6 +53,8 @@ class FakeNode:
     requests: dict[str, CreateSandbox] = field(default_factory=dict)
     builds: dict[str, BuildRequest] = field(default_factory=dict)
     logs: dict[str, list[BuildLogEntry]] = field(default_factory=dict)
+    said: dict[str, list[SandboxLogEntry]] = field(default_factory=dict)
+    """Logs of sandboxes, kept when they end."""
     finished: dict[str, BuildState] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     failed_steps: dict[str, str] = field(default_factory=dict)
@@ -61,6 +67,9 @@ class FakeNode:
     deleted: list[str] = field(default_factory=list)
     tokens: dict[str, str | None] = field(default_factory=dict)
     """Access tokens given after the create."""
+    policies: dict[str, NetworkPolicy] = field(default_factory=dict)
+    """Network rules given after the create."""
+    fail_network: CubeError | None = None
     samples: dict[str, list[MetricSample]] = field(default_factory=dict)
     builds_started: int = 0
     _working: set[asyncio.Task[None]] = field(default_factory=set)
@@ -144,6 +153,13 @@ class FakeNode:
             self.sandboxes[sandbox_id] = before.model_copy(update={"sampled": True})
             return Response(status_code=204)
 
+        @app.put("/v1/sandboxes/{sandbox_id}/network", status_code=204)
+        async def network(sandbox_id: str, new: NetworkPolicy) -> Response:
+            if self.fail_network:
+                raise self.fail_network
+            self.policies[sandbox_id] = new
+            return Response(status_code=204)
+
         @app.get("/v1/sandboxes/{sandbox_id}/metrics")
         async def metrics(
             sandbox_id: str, start: datetime | None = None, end: datetime | None = None
@@ -153,6 +169,20 @@ class FakeNode:
                 for one in self.samples.get(sandbox_id, ())
                 if (start is None or start <= one.at) and (end is None or one.at <= end)
             ]
+
+        @app.get("/v1/sandboxes/{sandbox_id}/logs")
+        async def said(
+            sandbox_id: str,
+            *,
+            at: datetime | None = None,
+            backward: bool = False,
+            limit: int = 1000,
+            level: str | None = None,
+            search: str | None = None,
+        ) -> list[SandboxLogEntry]:
+            query = LogQuery(at=at, backward=backward, limit=limit, levels=levels_from(level), search=search)
+            found = [entry for entry in self.said.get(sandbox_id, ()) if query.matches(entry)]
+            return found[::-1][:limit] if backward else found[:limit]
 
         @app.get("/v1/sandbox-metrics")
         async def latest_metrics(sandbox_ids: str) -> dict[str, MetricSample]:

@@ -153,6 +153,11 @@ def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiS
         )
         return Response(status_code=204)
 
+    @routes.put("/sandboxes/{path_id}/network", status_code=204)
+    async def set_network(path_id: str, body: e2b.NetworkUpdate, key: Annotated[ResolvedKey, key_of]) -> Response:
+        await master.set_egress(mapping.sandbox_id(path_id), mapping.new_egress(body, team_id=key.team_id))
+        return Response(status_code=204)
+
     async def connect(path_id: str, timeout_s: int, memory: bool | None, key: ResolvedKey) -> e2b.Sandbox:
         if memory is False:
             raise InvalidRequest("memory is not supported by this release; leave it out")

@@ -7,7 +7,7 @@ before the end is reported, so that an end that is visible is complete.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -64,6 +64,7 @@ class Sandboxes:
         pool: Pool,
         creates: Activity,
         ended: EndedStore,
+        last_words: Callable[[VmRecord], Awaitable[None]],
         supervisor: Supervisor,
         clock: Clock,
         metrics: CubeletMetrics,
@@ -78,6 +79,7 @@ class Sandboxes:
         self._pool = pool
         self._creates = creates
         self._ended = ended
+        self._last_words = last_words
         self._supervisor = supervisor
         self._clock = clock
         self._metrics = metrics
@@ -241,6 +243,8 @@ class Sandboxes:
                         update={"stage": Stage.ENDING, "end_reason": reason, "end_detail": detail}
                     )
                 )
+            if reason in (EndReason.KILLED, EndReason.TIMEOUT):
+                await self._last_words(machine.record)
             ended = EndedSandbox(sandbox_id=sandbox_id, reason=reason, detail=detail, ended_at=self._clock.now())
             # Noted once all is freed but the record: a crash in between repeats the end, it never loses the reason.
             await self._machines.destroy(

@@ -278,13 +278,19 @@ class BuildRepository:
     def remove_replica(self, node_id: NodeId, build_id: BuildId) -> None:
         self._connection.execute(delete(replicas).where(replicas.c.node_id == node_id, replicas.c.build_id == build_id))
 
+    def discard_replicas(self, build_id: BuildId) -> None:
+        """Let nodes free what they hold of a build that was given up."""
+        self._connection.execute(
+            update(replicas).where(replicas.c.build_id == build_id).values(state=ReplicaState.DELETING)
+        )
+
     def of_deleted_templates(self) -> list[HeldBuild]:
-        """Return what nodes still hold of templates that were deleted."""
+        """Return what nodes still hold of templates that were deleted, and of builds that were given up."""
         rows = self._connection.execute(
             select(replicas.c.node_id, builds.c.template_id, replicas.c.build_id)
             .join(builds, builds.c.build_id == replicas.c.build_id)
             .join(templates, templates.c.template_id == builds.c.template_id)
-            .where(templates.c.deleted_at.is_not(None))
+            .where(or_(templates.c.deleted_at.is_not(None), replicas.c.state == ReplicaState.DELETING))
         )
         return [HeldBuild(NodeId(node), TemplateId(template), BuildId(build)) for node, template, build in rows]
 

@@ -35,7 +35,8 @@ class LostNodeReconciler:
             await self._give_up(node_id, counters[node_id])
 
     async def _give_up(self, node_id: NodeId, heartbeats: int) -> None:
-        if not await self._database.transact(lambda uow: uow.nodes.mark_lost(node_id, heartbeats=heartbeats)):
+        now = self._clock.now()
+        if not await self._database.transact(lambda uow: uow.nodes.mark_lost(node_id, heartbeats=heartbeats, now=now)):
             return
         live = await self._database.transact(lambda uow: uow.sandboxes.live_on(node_id))
         log.error("node_lost", node_id=node_id, sandboxes=len(live))

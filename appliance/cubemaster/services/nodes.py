@@ -15,17 +15,27 @@ from appliance.cubemaster.mapping import node_from_status
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.builds import HeldReplica
 from appliance.cubemaster.persistence.database import Database
-from appliance.cubemaster.persistence.nodes import NodeUsage
+from appliance.cubemaster.persistence.nodes import NodeActivity, NodeUsage
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.endings import Endings
 from appliance.cubemaster.services.node_clients import NodeClients
-from appliance.domain.errors import CubeError
+from appliance.domain.errors import CubeError, NodeNotFound
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TemplateId
 from appliance.domain.node import AbsenceWatch, compare
 from appliance.domain.sandbox import EndReason, Sandbox, SandboxState
 from appliance.domain.template import Replica, ReplicaState
 
 log = structlog.get_logger()
+
+
+_RECENT = timedelta(days=1)
+"""How far back starts of sandboxes are counted for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    usage: NodeUsage
+    activity: NodeActivity
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +74,27 @@ class NodeService:
         self._access_token = access_token
         self._mending: set[NodeId] = set()
 
-    async def all(self) -> list[NodeUsage]:
-        return await self._database.transact(lambda uow: uow.nodes.all())
+    async def all(self) -> list[NodeReport]:
+        since = self._clock.now() - _RECENT
+
+        def work(uow: UnitOfWork) -> list[NodeReport]:
+            activity = uow.nodes.activity(since=since)
+            nothing = NodeActivity(starting=0, started=0, failed=0)
+            return [NodeReport(one, activity.get(one.node.node_id, nothing)) for one in uow.nodes.all()]
+
+        return await self._database.transact(work)
+
+    async def set_draining(self, node_id: NodeId, *, draining: bool) -> None:
+        """Let the node get no new sandboxes and builds, or again. What it has stays."""
+        now = self._clock.now()
+
+        def work(uow: UnitOfWork) -> None:
+            if uow.nodes.find(node_id) is None:
+                raise NodeNotFound(node_id)
+            uow.nodes.set_draining(node_id, draining=draining, now=now)
+
+        await self._database.transact(work)
+        log.info("node_draining" if draining else "node_in_use", node_id=node_id)
 
     async def heartbeat(self, status: NodeStatus) -> None:
         """Register the node, or take over what it says; then make records and node agree."""
@@ -116,9 +145,10 @@ class NodeService:
 
     def _record(self, uow: UnitOfWork, status: NodeStatus) -> _Known:
         node = node_from_status(status, now=self._clock.now())
+        host = status.host.model_dump() if status.host else None
         boot_before = uow.nodes.boot_id(node.node_id)
         if boot_before is None:
-            uow.nodes.record_heartbeat(node)
+            uow.nodes.record_heartbeat(node, host=host)
         held = uow.builds.held_by(node.node_id)
         surplus = []
         for replica in status.replicas:
@@ -139,7 +169,7 @@ class NodeService:
         )
         if boot_before is not None:
             # Last, since it locks the row that every create on this node must write.
-            uow.nodes.record_heartbeat(node)
+            uow.nodes.record_heartbeat(node, host=host)
         return known
 
     async def _mend(

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from appliance.contracts.master import Route
 from appliance.cubemaster.persistence.database import Database
+from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import Unavailable
 from appliance.domain.ids import SandboxId
 from appliance.domain.sandbox import Sandbox, SandboxState
@@ -34,22 +35,29 @@ _REBUILD_LIMIT = timedelta(seconds=10)
 _BATCH = 500
 
 
-def route_of(sandbox: Sandbox) -> Route | None:
-    """Return where traffic for the sandbox goes, or None while it goes nowhere."""
-    if sandbox.state is not SandboxState.RUNNING or sandbox.address is None:
-        return None
-    return Route(node=sandbox.node_id, address=sandbox.address, state="running")
-
-
 class RouteTable:
-    def __init__(self, redis: Redis, database: Database) -> None:
+    def __init__(self, redis: Redis, database: Database, tokens: SandboxTokens) -> None:
         self._redis = redis
         self._database = database
+        self._tokens = tokens
         self._doubtful = False
+
+    def route_of(self, sandbox: Sandbox) -> Route | None:
+        """Return where traffic for the sandbox goes, or None while it goes nowhere."""
+        if sandbox.state is not SandboxState.RUNNING or sandbox.address is None:
+            return None
+        return Route(
+            node=sandbox.node_id,
+            address=sandbox.address,
+            state="running",
+            auto_resume=sandbox.auto_resume,
+            traffic_token_sha256=self._tokens.traffic_sha256(sandbox),
+            mask_request_host=sandbox.network.mask_request_host,
+        )
 
     async def publish(self, sandbox: Sandbox) -> None:
         """Make the table say what `sandbox` says: a route, or none."""
-        route = route_of(sandbox)
+        route = self.route_of(sandbox)
         key = _PREFIX + sandbox.sandbox_id
         try:
             async with asyncio.timeout(_WRITE_LIMIT.total_seconds()):
@@ -95,7 +103,7 @@ class RouteTable:
 
     async def _running(self) -> Mapping[SandboxId, Route]:
         running = await self._database.transact(lambda uow: uow.sandboxes.in_state(SandboxState.RUNNING))
-        return {one.sandbox_id: route for one in running if (route := route_of(one))}
+        return {one.sandbox_id: route for one in running if (route := self.route_of(one))}
 
     async def _stored(self) -> AsyncIterator[SandboxId]:
         async for key in self._redis.scan_iter(match=_PREFIX + "*", count=_BATCH):

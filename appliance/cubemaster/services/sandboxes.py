@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from appliance.cubemaster.services.endings import Endings
 from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
+from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import (
     Conflict,
     CubeError,
@@ -37,7 +36,7 @@ from appliance.domain.errors import (
     Unavailable,
 )
 from appliance.domain.ids import NodeId, TeamId, new_sandbox_id
-from appliance.domain.network import SandboxNetwork
+from appliance.domain.network import SandboxNetwork, check_network
 from appliance.domain.placement import rank
 from appliance.domain.sandbox import EndReason, Sandbox, SandboxState
 
@@ -45,7 +44,7 @@ log = structlog.get_logger()
 
 _TWIN_POLL_S = 0.05
 """How often a repeated create looks whether the first one has finished."""
-
+_EGRESS_ATTEMPTS = 5
 
 _GOING = frozenset({SandboxState.KILLING, SandboxState.ENDED})
 
@@ -83,7 +82,7 @@ class SandboxService:
         clock: Clock,
         metrics: Metrics,
         quota: Quota,
-        token_seed: str,
+        tokens: SandboxTokens,
         create_deadline: timedelta,
     ) -> None:
         self._database = database
@@ -94,17 +93,12 @@ class SandboxService:
         self._clock = clock
         self._metrics = metrics
         self._quota = quota
-        self._token_seed = token_seed.encode()
+        self._tokens = tokens
         self._create_deadline = create_deadline
-
-    def access_token(self, sandbox: Sandbox) -> str | None:
-        """Return the token its guest agent demands: derived, so that it survives everything and is stored nowhere."""
-        if not sandbox.secure:
-            return None
-        return hmac.new(self._token_seed, sandbox.sandbox_id.encode(), hashlib.sha256).hexdigest()
 
     async def create(self, wish: Wish) -> Sandbox:
         """Return a running sandbox, or raise and leave nothing running."""
+        check_network(wish.network)
         try:
             sandbox = await self._create(wish)
         except DuplicateIdempotencyKey:
@@ -171,6 +165,45 @@ class SandboxService:
             except Unavailable as error:
                 raise _unreachable(sandbox.node_id, error) from error
         return sandbox
+
+    async def set_egress(
+        self,
+        sandbox_id: str,
+        *,
+        team_id: str | None,
+        allow_internet: bool,
+        allow_out: tuple[str, ...],
+        deny_out: tuple[str, ...],
+    ) -> None:
+        """Replace what it may reach, in the row and, while it runs, on its node. A paused one wakes up under it."""
+
+        def work(uow: UnitOfWork) -> Sandbox:
+            before = uow.sandboxes.find(sandbox_id, team_id=team_id, lock=True)
+            if before is None:
+                raise SandboxNotFound(sandbox_id)
+            after = before.with_egress(allow_internet=allow_internet, allow_out=allow_out, deny_out=deny_out)
+            check_network(after.network)
+            uow.sandboxes.save(after, was=before.state)
+            return after
+
+        sandbox = await self._database.transact(work)
+        for _ in range(_EGRESS_ATTEMPTS):
+            if sandbox.state is not SandboxState.RUNNING:
+                return
+            await self._send_egress(sandbox)
+            # Updates side by side may reach the node in another order than the rows were written: the row is right.
+            now = await self._database.transact(lambda uow: uow.sandboxes.find(sandbox_id))
+            if now is None or now.network == sandbox.network:
+                return
+            sandbox = now
+        raise Conflict(f"the network rules of {sandbox_id} are being changed by others at the same time; try again")
+
+    async def _send_egress(self, sandbox: Sandbox) -> None:
+        client = await self._nodes.get(sandbox.node_id)
+        try:
+            await client.set_network(sandbox.sandbox_id, node_policy(sandbox.network))
+        except Unavailable as error:
+            raise _unreachable(sandbox.node_id, error) from error
 
     async def kill(self, sandbox_id: str, *, team_id: str | None) -> None:
         """Kill it in whatever state it is. If its node does not answer, it dies when the node does."""
@@ -240,7 +273,7 @@ class SandboxService:
             build_id=sandbox.build_id,
             end_at=sandbox.end_at,
             env_vars=dict(wish.env_vars),
-            access_token=self.access_token(sandbox),
+            access_token=self._tokens.access(sandbox),
             network=node_policy(sandbox.network),
         )
         try:

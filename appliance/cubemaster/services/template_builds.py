@@ -13,6 +13,7 @@ from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.build_bases import Base, BuildBases
+from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.template_files import TemplateFiles
 from appliance.cubemaster.services.templates import visible_build
 from appliance.domain.build_steps import BuildSource
@@ -64,11 +65,19 @@ class RequestedBuild:
 
 class TemplateBuilds:
     def __init__(
-        self, *, database: Database, bases: BuildBases, files: TemplateFiles, clock: Clock, sizes: BuildSizes
+        self,
+        *,
+        database: Database,
+        bases: BuildBases,
+        files: TemplateFiles,
+        quota: Quota,
+        clock: Clock,
+        sizes: BuildSizes,
     ) -> None:
         self._database = database
         self._bases = bases
         self._files = files
+        self._quota = quota
         self._clock = clock
         self._sizes = sizes
 
@@ -121,19 +130,21 @@ class TemplateBuilds:
 
     async def start(self, build_id: str, source: BuildSource, *, team_id: str, template_id: str) -> Build:
         """Say what a draft is made from. From then on it is building."""
-        now = self._clock.now()
+        owner, now = TeamId(team_id), self._clock.now()
 
         def work(uow: UnitOfWork) -> Build:
+            uow.keys.lock_team(owner)
             draft = visible_build(uow, build_id, team_id=team_id)
             if draft.template_id != template_id or not uow.templates.lock(draft.template_id):
                 raise BuildNotFound(build_id)
             if draft.status is not BuildStatus.WAITING:
                 raise InvalidRequest(_NOT_WAITING)
-            base = self._bases.find(uow, source, team_id=TeamId(team_id))
+            base = self._bases.find(uow, source, team_id=owner)
             self._files.require(uow, source.steps, team_id=team_id, template_id=draft.template_id, now=now)
             build = draft.started(_spec(draft.spec, source, base), at=now)
             if not uow.builds.start(build):
                 raise InvalidRequest(_NOT_WAITING)
+            self._quota.check_builds(uow, owner)
             return build
 
         return await self._database.transact(work)

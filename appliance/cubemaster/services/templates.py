@@ -13,6 +13,7 @@ from appliance.cubemaster.persistence.paging import PagePosition, cut
 from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.catalogue import Catalogue
+from appliance.cubemaster.services.quota import Quota
 from appliance.domain.errors import BuildNotFound, InvalidRequest, TemplateInUse, TemplateNotFound
 from appliance.domain.ids import BuildId, TemplateId, new_template_id
 from appliance.domain.sandbox import SandboxState
@@ -41,10 +42,11 @@ class BuildReport:
 
 
 class TemplateService:
-    def __init__(self, database: Database, catalogue: Catalogue, clock: Clock) -> None:
+    def __init__(self, database: Database, catalogue: Catalogue, clock: Clock, quota: Quota) -> None:
         self._database = database
         self._catalogue = catalogue
         self._clock = clock
+        self._quota = quota
 
     async def create(self, spec: BuildSpec, *, team: str, alias: str | None, public: bool) -> Build:
         """Ask for a build: of a new template, or of the one that has the alias already."""
@@ -73,6 +75,7 @@ class TemplateService:
                 started_at=now,
             )
             uow.builds.add(build)
+            self._quota.check_builds(uow, team_id)
             return build
 
         return await self._database.transact(work)

@@ -55,7 +55,7 @@ def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
     """Return the request, or raise HttpError 400. Unknown fields are ignored; a missing timestamp means now."""
     try:
         document = json.loads(body or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HttpError(400, f"invalid init body: {error}") from error
     if not isinstance(document, dict):
         raise HttpError(400, "invalid init body: not an object")

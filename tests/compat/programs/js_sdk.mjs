@@ -202,8 +202,8 @@ await runAll({
 
   a_wrong_key_is_refused: () =>
     assert.rejects(Sandbox.create('base', { apiKey: `e2b_${'0'.repeat(40)}` }), (error) => {
-      assert(error instanceof (e2b.AuthenticationError ?? Error))
-      assert.match(String(error.message), /401|unauthor|invalid/i)
+      // Releases of 1.x make a plain SandboxError of a 401.
+      assert(error instanceof e2b.AuthenticationError || /401/.test(error.message))
       return true
     }),
 })

@@ -125,6 +125,15 @@ def test_output_that_comes_faster_than_it_is_read_arrives_whole(sandbox: Sandbox
     assert [result.text for result in execution.results] == [str(number) for number in range(3000)]
 
 
+def test_what_a_forked_process_prints_arrives(sandbox: Sandbox) -> None:
+    code = """
+    import multiprocessing
+    process = multiprocessing.get_context("fork").Process(target=print, args=("from the child",))
+    process.start(); process.join()
+    """
+    assert "".join(sandbox.run_code(code).logs.stdout) == "from the child\n"
+
+
 def test_the_path_of_modules_is_that_of_the_users_python(sandbox: Sandbox) -> None:
     ask = """python3 -c 'import sys; print(sys.path[1:])'"""  # the first entry is where it runs
     sandbox.run_code("import subprocess, sys")

@@ -40,6 +40,7 @@ from tests.support.mariadb import MariaDb, mariadb
 from tests.support.redis_server import RedisServer, redis_server
 
 DATABASE = "cube_master"
+ADMIN_TOKEN = "a" * 64
 
 
 class RunProgram(Protocol):
@@ -184,7 +185,9 @@ async def appliance(
 @pytest.fixture
 async def api_app(appliance: Appliance) -> FastAPI:
     """CubeAPI over this CubeMaster; nothing serves it yet."""
-    return create_api(CubeApiSettings(master=f"unix://{appliance.settings.socket}", key_cache_s=0))
+    return create_api(
+        CubeApiSettings(master=f"unix://{appliance.settings.socket}", key_cache_s=0), admin_token=ADMIN_TOKEN
+    )
 
 
 @pytest.fixture

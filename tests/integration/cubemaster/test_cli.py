@@ -134,3 +134,47 @@ async def test_wrong_usage_is_told_apart(appliance: Appliance) -> None:
     assert (await cli(socket, "tpl", "create-from-image", "--image", "x", "--registry-user", "me")).code == 2
     assert (await cli(socket, "tpl", "info", "not a name")).code == 2
     assert (await cli(socket, "sandbox", "kill")).code == 2
+
+
+async def test_a_team_is_made_limited_and_shown(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    made = await cli(socket, "team", "create", "blue")
+    assert made.code == 0, made.err
+    assert (await cli(socket, "team", "create", "blue")).code == 1
+
+    limited = await cli(
+        socket, "--json", "team", "set-quota", "blue", "--sandboxes", "3", "--memory", "2G", "--builds", "none"
+    )
+    assert limited.code == 0, limited.err
+    shown = json.loads(limited.out)
+    assert shown["team_id"] == made.out.strip()
+    assert (shown["limits"]["sandboxes"], shown["limits"]["memory_mib"], shown["limits"]["builds"]) == (3, 2048, None)
+    again = await cli(socket, "team", "set-quota", "blue", "--sandboxes", "default")
+    assert "0/100" in again.out
+    assert "0M/2G" in again.out
+    assert "blue" in (await cli(socket, "team", "list")).out
+    assert (await cli(socket, "team", "info", "red")).code == 4
+    assert (await cli(socket, "team", "set-quota", "blue")).code == 2
+    assert (await cli(socket, "team", "set-quota", "blue", "--vcpus", "-3")).code == 2
+
+
+async def test_a_key_is_made_with_scopes_and_an_end(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    made = await cli(
+        socket, "--json", "key", "create", "--scope", "sandboxes", "--scope", "templates", "--expires", "30d"
+    )
+    assert made.code == 0, made.err
+    (listed,) = json.loads((await cli(socket, "--json", "key", "list")).out)
+    assert listed["scopes"] == ["sandboxes", "templates"]
+    assert listed["expires_at"] > listed["created_at"]
+    assert (await cli(socket, "key", "create", "--scope", "everything")).code == 2
+    assert (await cli(socket, "key", "create", "--expires", "yesterday")).code == 2
+
+
+async def test_a_node_is_drained_and_used_again(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    assert (await cli(socket, "node", "drain", "cube-1")).code == 0
+    assert "draining" in (await cli(socket, "node", "list")).out
+    assert (await cli(socket, "node", "ready", "cube-1")).code == 0
+    assert "draining" not in (await cli(socket, "node", "list")).out
+    assert (await cli(socket, "node", "drain", "nobody")).code == 4

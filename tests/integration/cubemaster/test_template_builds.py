@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from appliance.contracts.node import BuildState, RegistryLogin
+from appliance.contracts.teams import TeamLimits
 from tests.integration.cubemaster.conftest import Appliance, eventually
 
 HASH = "ab" * 32
@@ -347,6 +348,20 @@ async def test_a_draft_that_nobody_starts_ends(appliance: Appliance, api: httpx.
     assert (info["status"], "never started" in info["reason"]["message"]) == ("error", True)
     assert (await start(api, draft, fromImage="alpine")).json()["message"] == "build is not in waiting state"
     assert (await status(api, other))["status"] == "waiting"
+
+
+async def test_builds_under_way_are_limited_and_drafts_are_not(appliance: Appliance, api: httpx.AsyncClient) -> None:
+    builds = [await request(api, name=name) for name in ("one", "two", "three")]
+    await appliance.master.teams.set_limits("default", TeamLimits(builds=1))
+    assert (await start(api, builds[0], fromImage="alpine")).status_code == 202
+
+    refused = await start(api, builds[1], fromImage="alpine")
+
+    assert (refused.status_code, "1 template builds" in refused.json()["message"]) == (429, True)
+    await handed_out(appliance, builds[0])
+    appliance.node.finish_build(builds[0]["buildID"], BuildState.READY)
+    await ended(api, builds[0])
+    assert (await start(api, builds[1], fromImage="alpine")).status_code == 202
 
 
 async def test_deleting_a_template_ends_its_draft(appliance: Appliance, api: httpx.AsyncClient) -> None:

@@ -56,6 +56,7 @@ def test_a_listener_of_this_machine_is_found_behind_many_others() -> None:
         pytest.param({("127.0.0.1", 80), (OUTER, 80)}, (), {}, id="outside, by the program itself"),
         pytest.param({("127.0.0.1", 80), (OUTER, 80)}, (80,), {80: "127.0.0.1"}, id="outside, by us"),
         pytest.param({(OUTER, 80)}, (80,), {}, id="gone"),
+        pytest.param({("127.0.0.2", 80)}, (), {}, id="on another address of loopback, as the code interpreter's own"),
         pytest.param({("127.0.0.1", 80), ("0.0.0.0", 81)}, (), {80: "127.0.0.1"}, id="another port"),
     ],
 )
