@@ -18,7 +18,7 @@ from ipaddress import IPv4Address
 
 import aiohttp
 
-from appliance.clients.guest_logs import MAX_PAGE_BYTES, GuestLogPage, LogCursor, parse_log_page
+from appliance.clients.guest_logs import MAX_PAGE_BYTES, GuestLogPage, LogCursor, parse_log_end, parse_log_page
 from appliance.domain.errors import GuestFailure
 
 AGENT_PORT = 49983
@@ -194,16 +194,20 @@ class GuestClient:
             await stream.aclose()
         raise GuestFailure(f"the guest did not start {argv[0]}")
 
-    async def usage(self, *, access_token: str | None, deadline: timedelta) -> Usage:
-        """Ask the agent what its machine uses."""
-        return parse_usage(await self._document("/metrics", access_token, deadline, max_bytes=_MAX_METRICS_BYTES))
+    async def usage(self, *, access_token: str | None, deadline: timedelta) -> tuple[Usage, LogCursor | None]:
+        """Ask the agent what its machine uses, and where its log ends by now."""
+        payload, headers = await self._document("/metrics", access_token, deadline, max_bytes=_MAX_METRICS_BYTES)
+        return parse_usage(payload), parse_log_end(headers.get("X-Log-End"))
 
     async def logs(self, cursor: LogCursor, *, access_token: str | None, deadline: timedelta) -> GuestLogPage:
         """Ask the agent what its processes said since `cursor`."""
         path = f"/logs?epoch={cursor.epoch}&after={cursor.after}"
-        return parse_log_page(await self._document(path, access_token, deadline, max_bytes=MAX_PAGE_BYTES))
+        payload, _ = await self._document(path, access_token, deadline, max_bytes=MAX_PAGE_BYTES)
+        return parse_log_page(payload)
 
-    async def _document(self, path: str, access_token: str | None, deadline: timedelta, *, max_bytes: int) -> bytes:
+    async def _document(
+        self, path: str, access_token: str | None, deadline: timedelta, *, max_bytes: int
+    ) -> tuple[bytes, Mapping[str, str]]:
         headers = {"Accept-Encoding": "identity"}
         if access_token is not None:
             headers["X-Access-Token"] = access_token
@@ -213,7 +217,7 @@ class GuestClient:
                 payload += chunk
                 if len(payload) > max_bytes:
                     raise GuestFailure(f"the guest agent's answer to {path} is too long")
-        return bytes(payload)
+            return bytes(payload), response.headers
 
     async def http_status(self, port: int, path: str, *, deadline: timedelta) -> int | None:
         """Return the status a service in the guest answers with, or None while nothing answers there."""

@@ -102,7 +102,7 @@ class FakeGuests:
         if not self._has_token(request):
             return web.json_response({"code": 401, "message": "unauthorized"}, status=401)
         self.asked += 1
-        return web.json_response(self.usage)
+        return web.json_response(self.usage, headers={"X-Log-End": f"{self.log_epoch}/{len(self.log)}"})
 
     async def _logs(self, request: web.Request) -> web.Response:
         if not self._has_token(request):

@@ -98,7 +98,7 @@ def _plain_routes(context: Context, initializer: Initializer, logs: LogRing) -> 
         Route("GET", "/health", Access.OPEN, health),
         Route("POST", "/init", Access.NODE, initializer.endpoint),
         Route("GET", "/logs", Access.NODE_TOKEN, Logs(logs).endpoint),
-        Route("GET", "/metrics", Access.TOKEN, Metrics().endpoint),
+        Route("GET", "/metrics", Access.TOKEN, Metrics(logs).endpoint),
         Route("GET", "/envs", Access.TOKEN, envs),
         Route("GET", "/files", Access.SIGNED_READ, Downloads(context).endpoint),
         Route("POST", "/files", Access.SIGNED_WRITE, Uploads(context).endpoint),
