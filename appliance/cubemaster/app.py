@@ -166,8 +166,13 @@ def create_app(
     app.include_router(sandbox_metrics_router(SandboxMetrics(database, nodes)))
     app.include_router(sandbox_logs_router(SandboxLogs(sandboxes, nodes)))
     app.include_router(keys_router(KeyService(database, clock, key_uses)))
-    teams = TeamService(database, quota, clock)
-    app.include_router(teams_router(teams, TeamOrders(database, sandboxes, clock), TeamMetrics(database, clock)))
+    app.include_router(
+        teams_router(
+            TeamService(database, quota, clock),
+            TeamOrders(database, sandboxes, clock),
+            TeamMetrics(database, clock),
+        )
+    )
     templates = TemplateService(database, catalogue, clock, quota)
     app.include_router(templates_router(templates))
     app.include_router(builds_router(templates))
