@@ -37,6 +37,8 @@ def public_code(error: errors.CubeError) -> str | None:
         return "sandbox_capacity_unavailable"
     if isinstance(error, errors.DeadlineExceeded):
         return "sandbox_placement_timeout"
+    if isinstance(error, errors.GuestUnresponsive):
+        return "sandbox_snapshot_guest_agent_unresponsive"
     if isinstance(error, errors.NodeFailure):
         return "sandbox_create_failed"
     return None

@@ -67,6 +67,9 @@ class KeyRepository:
             found = self._connection.scalar(select(teams.c.team_id).where(teams.c.slug == slug))
         return TeamId(str(found))
 
+    def team_slug(self, team_id: TeamId) -> str:
+        return str(self._connection.scalar(select(teams.c.slug).where(teams.c.team_id == team_id)))
+
     def lock_team(self, team_id: TeamId) -> None:
         """Let no other transaction that locks this team go on until this one ends.
 
