@@ -87,10 +87,14 @@ class Pausing:
     async def finish(self, sandbox_id: SandboxId, record: VmRecord) -> VmRecord:
         """Free what is left of a VM that has been saved, and hold it as paused."""
         record = await self._machines.settle(record)
+        self.hold(sandbox_id, record)
+        return record
+
+    def hold(self, sandbox_id: SandboxId, record: VmRecord) -> None:
+        """Take a sandbox for paused."""
         self._timers.cancel(sandbox_id)
         self._registry.live.pop(sandbox_id, None)
         self._registry.paused[sandbox_id] = record
-        return record
 
     async def _pause(self, sandbox_id: SandboxId, machine: Machine, *, memory: bool, require_healthy: bool) -> None:
         environment = await self._ask_guest(sandbox_id, machine, memory=memory, require_healthy=require_healthy)
