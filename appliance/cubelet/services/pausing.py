@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -155,8 +156,11 @@ class Pausing:
 
     async def _go_on(self, sandbox_id: SandboxId, machine: Machine, running: VmRecord) -> None:
         """Let the sandbox run as before. Where its VM is dead, the watch that waits for that ends it."""
-        machine.record = self._machines.save(running)
+        machine.record = running
         try:
             await self._hypervisor.resume(machine.process, deadline=self._save_deadline)
         except CubeError as error:
             log.error("sandbox_not_resumed", sandbox_id=sandbox_id, error=error.message)
+        # Last, and without fail: the disk may be full, and a restart takes PAUSING for running, too.
+        with suppress(OSError):
+            self._machines.save(running)

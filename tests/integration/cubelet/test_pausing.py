@@ -266,7 +266,7 @@ async def test_a_vmm_that_dies_while_it_is_saved_has_ended(node: FakeMachineRoom
     with pytest.raises(CubeError):
         await pausing
     await eventually(lambda: node.desk.reason_of(sandbox_id) == "vmm_died")
-    assert node.ledger() == before
+    await eventually(lambda: node.ledger() == before)
 
 
 @pytest.mark.parametrize("pause", [FULL, DISK])
