@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import structlog
+from pydantic import ValidationError
 
 from appliance.clients.guest import GuestClient
 from appliance.common.clock import Clock
@@ -208,7 +209,7 @@ class Recovery:
         for tap in plan.free_taps:
             await self._switch.revoke(tap)
         for record in plan.paused:
-            await self._pausing.finish(id_of(record), record)
+            await self._hold_paused(record)
         for record, reason, detail in plan.end:
             await self._end(record, reason, detail)
         for record in plan.destroy:
@@ -226,6 +227,14 @@ class Recovery:
             destroyed=len(plan.destroy),
             stray=len(plan.stray_pids) + len(plan.stray_dirs) + len(found.debris),
         )
+
+    async def _hold_paused(self, record: VmRecord) -> None:
+        try:
+            await self._pausing.finish(id_of(record), record)
+        except (CubeError, OSError, ValidationError) as error:
+            # One sandbox must not keep the node from starting. It is tried again when it is resumed, and can be killed.
+            log.exception("paused_sandbox_not_freed", vm_id=record.vm_id, exc_info=error)
+            self._pausing.hold(id_of(record), record)
 
     async def _adopt(self, record: VmRecord) -> None:
         record = self._machines.save(record.model_copy(update={"stage": Stage.RUNNING}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -87,10 +88,14 @@ class Pausing:
     async def finish(self, sandbox_id: SandboxId, record: VmRecord) -> VmRecord:
         """Free what is left of a VM that has been saved, and hold it as paused."""
         record = await self._machines.settle(record)
+        self.hold(sandbox_id, record)
+        return record
+
+    def hold(self, sandbox_id: SandboxId, record: VmRecord) -> None:
+        """Take a sandbox for paused."""
         self._timers.cancel(sandbox_id)
         self._registry.live.pop(sandbox_id, None)
         self._registry.paused[sandbox_id] = record
-        return record
 
     async def _pause(self, sandbox_id: SandboxId, machine: Machine, *, memory: bool, require_healthy: bool) -> None:
         environment = await self._ask_guest(sandbox_id, machine, memory=memory, require_healthy=require_healthy)
@@ -151,8 +156,11 @@ class Pausing:
 
     async def _go_on(self, sandbox_id: SandboxId, machine: Machine, running: VmRecord) -> None:
         """Let the sandbox run as before. Where its VM is dead, the watch that waits for that ends it."""
-        machine.record = self._machines.save(running)
+        machine.record = running
         try:
             await self._hypervisor.resume(machine.process, deadline=self._save_deadline)
         except CubeError as error:
             log.error("sandbox_not_resumed", sandbox_id=sandbox_id, error=error.message)
+        # Last, and without fail: the disk may be full, and a restart takes PAUSING for running, too.
+        with suppress(OSError):
+            self._machines.save(running)
