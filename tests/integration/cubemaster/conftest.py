@@ -146,7 +146,11 @@ def settings(
         database=DatabaseSettings(socket=db.socket, name=DATABASE, user=db.user, password=False, connections=4),
         redis=RedisSettings(socket=redis.socket, password=False),
         nodes=NodeSettings(
-            lost_after_s=lost_after_s, missing_grace_s=0.3, call_deadline_s=10, create_deadline_s=create_deadline_s
+            lost_after_s=lost_after_s,
+            missing_grace_s=0.3,
+            call_deadline_s=10,
+            create_deadline_s=create_deadline_s,
+            save_deadline_s=create_deadline_s,
         ),
         builds=BuildSettings(poll_interval_s=0.05),
         route_check_interval_s=0.1,

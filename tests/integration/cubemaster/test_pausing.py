@@ -277,6 +277,30 @@ async def test_a_resume_that_took_effect_after_it_was_given_up_is_taken_back(app
     assert await appliance.reserved() == (0, 0)
 
 
+@pytest.mark.parametrize("asleep", [False, True])
+async def test_a_resume_that_may_still_be_under_way_is_not_settled_against_it(
+    appliance: Appliance, *, asleep: bool
+) -> None:
+    paused = await _paused(appliance)
+    if not asleep:
+        appliance.node.resume(paused.sandbox_id, Resume(end_at=paused.end_at))
+    appliance.db.execute(
+        "UPDATE sandboxes SET state = 'resuming', changing_since = UTC_TIMESTAMP(6) - INTERVAL 11 SECOND",
+        "UPDATE nodes SET vcpus_reserved = 1, memory_reserved_mib = 512",
+        database="cube_master",
+    )
+
+    async def settled() -> bool:
+        return (await appliance.master.get_sandbox(paused.sandbox_id)).state is SandboxState.RUNNING
+
+    if asleep:
+        await asyncio.sleep(6)
+        assert (await appliance.master.get_sandbox(paused.sandbox_id)).state is SandboxState.RESUMING
+    else:
+        await eventually(settled, within_s=12)
+    assert await appliance.reserved() == (1, 512)
+
+
 class TestQuota:
     @pytest.fixture
     def settings(self, settings: CubeMasterSettings) -> CubeMasterSettings:
