@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from appliance.domain.errors import GuestFailure
 
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 """Of an answer. The agent's pages are a tenth of that, before JSON escapes what is not text."""
+_END = re.compile(r"([0-9a-zA-Z]{1,64})/([0-9]{1,15})")
 _MAX_ENTRIES = 20_000
 _MAX_MESSAGE = 4096
 _MAX_NAME = 64
@@ -44,6 +46,12 @@ class GuestLogPage:
     missed: int
     """Records that were gone before they were asked for."""
     entries: tuple[GuestLogEntry, ...]
+
+
+def parse_log_end(header: str | None) -> LogCursor | None:
+    """Return where a guest's log ends now; None where its agent keeps none, or says something else."""
+    match = _END.fullmatch(header or "")
+    return LogCursor(match[1], int(match[2])) if match else None
 
 
 def parse_log_page(payload: bytes) -> GuestLogPage:

@@ -2,7 +2,9 @@
 
     CubeError
     ├── InvalidRequest            the caller must change the request
-    │   └── TemplateInUse
+    │   ├── TemplateInUse
+    │   ├── LengthRequired
+    │   └── PayloadTooLarge
     ├── Unauthenticated           no key, or a key that is unknown, expired or revoked
     ├── Forbidden                 a key that is known, but not for this
     ├── NotFound
@@ -55,6 +57,14 @@ class TemplateInUse(InvalidRequest):
         super().__init__(f"cannot delete template '{template_id}' because there are {state} sandboxes using it")
         self.template_id = template_id
         self.state = state
+
+
+class LengthRequired(InvalidRequest):
+    """A body must say beforehand how long it is."""
+
+
+class PayloadTooLarge(InvalidRequest):
+    """A body is longer than is taken."""
 
 
 class Unauthenticated(CubeError):
@@ -111,10 +121,13 @@ class SandboxTransitioning(Conflict):
 
 
 class GuestUnresponsive(Conflict):
-    """A pause was to spare a guest whose agent does not answer; it runs on as it was."""
+    """The agent in a guest does not answer, so what the guest has in hand is unknown. The sandbox goes on."""
 
     def __init__(self, sandbox_id: str) -> None:
-        super().__init__(f"the guest agent of sandbox '{sandbox_id}' does not answer; it was not paused")
+        super().__init__(
+            f'the agent in sandbox "{sandbox_id}" does not answer, so it was not paused and goes on running; '
+            "pause it with its memory and without requiring a healthy guest, or kill it"
+        )
         self.sandbox_id = sandbox_id
 
 

@@ -29,7 +29,7 @@ _DEADLINE = timedelta(seconds=2)
 _LAST_DEADLINE = timedelta(milliseconds=500)
 """An owner who kills a sandbox waits this long at most for the last words of a guest that does not answer."""
 _MAX_SKIPPED = 60
-"""Rounds for which a guest that cannot tell its log is left alone: an agent of an older release has none."""
+"""Rounds for which a guest that cannot tell its log is left alone."""
 _PAGES_AT_ONCE = 3
 
 
@@ -63,10 +63,13 @@ class LogCollector:
         """Stop collecting; what was collected stays for as long as the store keeps it."""
         self._followed.pop(sandbox_id, None)
 
-    async def collect(self, sandbox_id: SandboxId, guest: GuestClient) -> None:
-        """Take over what is new. A guest that does not say it is left alone for a while."""
+    async def collect(self, sandbox_id: SandboxId, guest: GuestClient, end: LogCursor | None) -> None:
+        """Take over what is new, if the log's `end` has moved. A guest that does not say it is left alone for a while.
+
+        Agents of an older release have no log and so no end.
+        """
         followed = self._followed.get(sandbox_id)
-        if followed is None:
+        if followed is None or end is None or end == followed.cursor:
             return
         if followed.skip > 0:
             followed.skip -= 1
@@ -85,7 +88,7 @@ class LogCollector:
         """Take over what is new before the machine ends. Never fails, and never takes long."""
         sandbox_id = record.sandbox.sandbox_id if record.sandbox is not None else None
         followed = self._followed.get(sandbox_id) if sandbox_id is not None else None
-        if sandbox_id is None or followed is None or followed.failures:
+        if sandbox_id is None or followed is None or followed.failures or record.address is None:
             return
         guest = GuestClient(record.address)
         try:
@@ -114,6 +117,7 @@ class LogCollector:
             for _ in range(_PAGES_AT_ONCE):
                 page = await guest.logs(followed.cursor, access_token=followed.access_token, deadline=deadline)
                 if not page.entries and not page.missed:
+                    followed.cursor = page.cursor
                     return
                 entries = self._believable(page, followed)
                 # Should this be cut short by a deadline, the thread goes on and the cursor is its own again.

@@ -101,14 +101,16 @@ class Sampler:
         return _unpacked(watched.samples[-1]) if watched is not None and watched.samples else None
 
     async def _sample(self, record: VmRecord, watched: _Watched, slots: asyncio.Semaphore) -> None:
+        if record.address is None:
+            return
         async with slots:
             # A connection for one question: none of ours stays open in a guest that has an owner.
             guest = GuestClient(record.address)
             try:
-                usage = await guest.usage(access_token=watched.access_token, deadline=_DEADLINE)
+                usage, log_end = await guest.usage(access_token=watched.access_token, deadline=_DEADLINE)
                 watched.failures = 0
                 watched.samples.append(_PACKED.pack(self._clock.now().timestamp(), *astuple(usage)))
-                await self._logs.collect(_id(record), guest)
+                await self._logs.collect(_id(record), guest, log_end)
             except GuestFailure as error:
                 watched.failures += 1
                 pause = min(self._interval * 2 ** min(watched.failures, 10), _MAX_PAUSE)

@@ -19,8 +19,10 @@ class Language:
 
 _HERE = Path(__file__).parent
 _NODE = ("node", "--experimental-import-meta-resolve", str(_HERE / "node" / "driver.mjs"))
-# The driver is compiled as it starts, which loads the compiler that the cells need anyway.
-_JAVA = ("java", "-XX:+UseSerialGC", "-XX:-UsePerfData", "--source=17", str(_HERE / "java" / "Driver.java"))
+# Java cannot be interrupted where SIGINT is ignored as it starts, as it is in the background of a script. The driver is
+# compiled then too, which loads the compiler that the cells need anyway.
+_JAVA_OPTIONS = ("-XX:+UseSerialGC", "-XX:-UsePerfData", "--source=17")
+_JAVA = ("env", "--default-signal=INT", "java", *_JAVA_OPTIONS, str(_HERE / "java" / "Driver.java"))
 
 LANGUAGES: Mapping[str, Language] = {
     "javascript": Language(

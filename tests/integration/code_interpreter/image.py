@@ -13,6 +13,7 @@ from tests.integration.code_interpreter.interpreter import Interpreter, free_por
 
 _LAYERS = Path(__file__).parents[3] / "build" / "layers"
 _RUN = """
+mkdir -p "$1/proc" "$1/dev" "$1/tmp" &&
 mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && mount -t tmpfs tmpfs "$1/tmp" && chmod 1777 "$1/tmp" &&
 exec chroot --userspec=user:user "$1" /opt/code-interpreter/start.sh
 """

@@ -47,6 +47,13 @@ async def test_what_guests_say_is_collected_once_and_can_be_searched(
 
     entries = await logs(cubelet, sandbox_id)
     assert [entry.message for entry in entries] == ["one", "two", "three"]
+    asked, sampled = node.guests.log_asked, node.guests.asked
+
+    async def sampled_again() -> bool:
+        return node.guests.asked > sampled + 3
+
+    await until(sampled_again)
+    assert node.guests.log_asked == asked, "a guest that has nothing new is not asked for it"
     assert (entries[0].logger, entries[0].fields) == ("process", {"pid": "7"})
     assert [one.message for one in await logs(cubelet, sandbox_id, backward=True, limit=2)] == ["three", "two"]
     assert [one.message for one in await logs(cubelet, sandbox_id, level="warn")] == ["three"]

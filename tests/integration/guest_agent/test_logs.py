@@ -112,6 +112,7 @@ async def test_the_nodes_client_reads_it_page_by_page(agent: Agent) -> None:
     for _ in range(30):
         agent.run("/usr/bin/seq", "1600")
     guest = GuestClient(IPv4Address("127.0.0.1"), port=agent.port)
+    _, end = await guest.usage(access_token=TOKEN, deadline=timedelta(seconds=10))
     cursor, pages = LogCursor(), 0
     entries: list[GuestLogEntry] = []
     try:
@@ -124,6 +125,7 @@ async def test_the_nodes_client_reads_it_page_by_page(agent: Agent) -> None:
     finally:
         await guest.close()
     assert pages > 1
+    assert cursor == end
     own = [entry for entry in entries if entry.fields.get("pid") == str(run.pid)]
     assert own[1].message == 'quoted "'
     assert own[-1].message == "Process ended: exit status 0"

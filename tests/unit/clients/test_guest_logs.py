@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from appliance.clients.guest_logs import LogCursor, parse_log_page
+from appliance.clients.guest_logs import LogCursor, parse_log_end, parse_log_page
 from appliance.domain.errors import GuestFailure
 
 ENTRY = {"at_ns": 1, "level": "warn", "logger": "process", "message": "m", "fields": {"pid": "7"}}
@@ -65,3 +65,9 @@ def test_texts_are_cut_and_unknown_levels_are_info() -> None:
 def test_nonsense_is_a_failure_of_the_guest(nonsense: bytes) -> None:
     with pytest.raises(GuestFailure):
         parse_log_page(nonsense)
+
+
+@pytest.mark.parametrize("header", [None, "", "e", "e/", "e/-1", "e/" + "9" * 16, "../1", "e/1/2", "e/²"])
+def test_an_agent_that_keeps_no_log_has_no_end(header: str | None) -> None:
+    assert parse_log_end(header) is None
+    assert parse_log_end("17ab/12") == LogCursor("17ab", 12)

@@ -16,6 +16,7 @@ import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 import jdk.jshell.DeclarationSnippet;
 import jdk.jshell.Diag;
 import jdk.jshell.EvalException;
@@ -112,7 +113,17 @@ public final class Driver {
             rest = isWhole ? next.remaining() : "";
         }
         if (last != null && isExpression(last.snippet()) && last.value() != null && !last.value().equals("null")) {
-            send(Map.of("type", "result", "data", Map.of("text/plain", last.value())));
+            send(Map.of("type", "result", "data", Map.of("text/plain", shown(last.value()))));
+        }
+    }
+
+    /** JShell shows a string as a literal; here the text of a value is to be read by programs, in quotes but as it is. */
+    private static String shown(String value) {
+        if (!value.startsWith("\"")) return value;
+        try {
+            return value.translateEscapes();
+        } catch (IllegalArgumentException notALiteral) {
+            return value;
         }
     }
 
@@ -127,9 +138,11 @@ public final class Driver {
             List<String> lines = new ArrayList<>();
             lines.add(thrown.getMessage() == null ? name : name + ": " + thrown.getMessage());
             for (StackTraceElement frame : thrown.getStackTrace()) {
-                // The frames of the cell have no file but a number; below them are JShell's own.
-                if (frame.getClassName().startsWith("jdk.jshell.") || frame.getMethodName().equals("do_it$")) break;
-                lines.add("\tat " + frame);
+                // The statements of a cell are in no method, and its methods in no class.
+                String place = Stream.of(frame.getClassName(), frame.getMethodName())
+                        .filter(each -> !each.isEmpty())
+                        .collect(Collectors.joining("."));
+                lines.add("\tat " + (place.isEmpty() ? "cell" : place) + "(" + frame.getFileName() + ":" + frame.getLineNumber() + ")");
             }
             error(name.substring(name.lastIndexOf('.') + 1), String.valueOf(thrown.getMessage()), lines);
         } else if (exception instanceof UnresolvedReferenceException missing) {
