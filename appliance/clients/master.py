@@ -70,7 +70,8 @@ _NODES = TypeAdapter(list[NodeView])
 class MasterClient:
     """Calls CubeMaster through `http`, which its maker closes.
 
-    `deadline` bounds every call but those that wait for a guest or its disk, which have `create_deadline`.
+    `deadline` bounds every call but those that wait for a guest, or copy what it has: those have `create_deadline`, or
+    `save_deadline`.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class MasterClient:
         *,
         deadline: timedelta = timedelta(seconds=10),
         create_deadline: timedelta = timedelta(seconds=60),
+        save_deadline: timedelta = timedelta(seconds=330),
     ) -> None:
         self._http = http
         self._deadline = deadline
         self.teams = TeamsClient(http, deadline=deadline)
         self.secrets = SecretsClient(http, deadline=deadline)
         self._create_deadline = create_deadline
+        self._save_deadline = save_deadline
 
     async def health(self) -> None:
         await self._call("GET", "/health")
@@ -110,7 +113,8 @@ class MasterClient:
     # Sandboxes
 
     async def create_sandbox(self, new: NewSandbox) -> SandboxView:
-        return SandboxView.model_validate(await self._wait("/v1/sandboxes", _dump(new)))
+        answer = await self._http.request("POST", "/v1/sandboxes", deadline=self._create_deadline, json=_dump(new))
+        return SandboxView.model_validate(answer)
 
     async def pause_sandbox(self, sandbox_id: str, pause: NewPause) -> None:
         await self._wait(f"/v1/sandboxes/{sandbox_id}/pause", _dump(pause))
@@ -138,7 +142,7 @@ class MasterClient:
 
     async def fork_sandbox(self, sandbox_id: str, new: NewFork) -> list[Forked]:
         # A snapshot first, then the copies, several at a time.
-        path, deadline = f"/v1/sandboxes/{sandbox_id}/fork", _FORK_TURNS * self._create_deadline
+        path, deadline = f"/v1/sandboxes/{sandbox_id}/fork", self._save_deadline + _FORK_TURNS * self._create_deadline
         return _FORKED.validate_python(await self._http.request("POST", path, deadline=deadline, json=_dump(new)))
 
     async def list_sandboxes(
@@ -353,7 +357,7 @@ class MasterClient:
         return Route.model_validate(await self._wait(f"/v1/routes/{sandbox_id}/wake", None))
 
     async def _wait(self, path: str, json: Any) -> Any:
-        return await self._http.request("POST", path, deadline=self._create_deadline, json=json)
+        return await self._http.request("POST", path, deadline=self._save_deadline, json=json)
 
     async def _call(self, method: str, path: str, json: Any = None, params: Mapping[str, str] | None = None) -> Any:
         return await self._http.request(method, path, deadline=self._deadline, json=json, params=params)

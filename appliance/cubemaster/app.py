@@ -100,10 +100,12 @@ def create_app(
         socket_timeout=None,
     )
     create_deadline = timedelta(seconds=settings.nodes.create_deadline_s)
+    save_deadline = timedelta(seconds=settings.nodes.save_deadline_s)
     nodes = NodeClients(
         database,
         deadline=timedelta(seconds=settings.nodes.call_deadline_s),
         create_deadline=create_deadline,
+        save_deadline=save_deadline,
     )
     catalogue = Catalogue(clock)
     tokens = SandboxTokens(secrets.envd_seed)
@@ -134,7 +136,7 @@ def create_app(
         access_token=tokens.access,
     )
     captures = Captures(
-        database=database, nodes=nodes, settling=settling, clock=clock, call_limit=create_deadline + _CALL_MARGIN
+        database=database, nodes=nodes, settling=settling, clock=clock, call_limit=save_deadline + _CALL_MARGIN
     )
     node_service = NodeService(
         database=database,
@@ -151,7 +153,12 @@ def create_app(
         database, settling, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s)
     )
     unfinished = UnfinishedSandboxReconciler(
-        database, sandboxes, settling, clock, call_limit=create_deadline + _CALL_MARGIN
+        database,
+        sandboxes,
+        settling,
+        clock,
+        create_limit=create_deadline + _CALL_MARGIN,
+        change_limit=save_deadline + _CALL_MARGIN,
     )
     building = Building(
         settings,

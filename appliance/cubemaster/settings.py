@@ -42,6 +42,8 @@ class NodeSettings(Settings):
     call_deadline_s: float = Field(default=10, gt=0)
     create_deadline_s: float = Field(default=45, gt=0)
     """Limit of one create on the node. Callers of CubeMaster wait longer, so that they hear why it failed."""
+    save_deadline_s: float = Field(default=300, gt=0)
+    """Limit of one pause, resume or snapshot on the node, which writes or reads what a guest has in memory."""
 
 
 class QuotaSettings(Settings):

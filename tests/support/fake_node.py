@@ -89,6 +89,9 @@ class FakeNode:
     fail_network: CubeError | None = None
     samples: dict[str, list[MetricSample]] = field(default_factory=dict)
     builds_started: int = 0
+    stall_progress: asyncio.Event | None = None
+    """Says nothing of builds until it is set."""
+    stalled: int = 0
     addresses: int = 0
     _working: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -323,6 +326,9 @@ class FakeNode:
 
         @app.get("/v1/builds/{build_id}")
         async def get_build(build_id: str, log_offset: int = 0) -> BuildProgress:
+            if self.stall_progress:
+                self.stalled += 1
+                await self.stall_progress.wait()
             if build_id not in self.builds:
                 raise BuildNotFound(build_id)
             state = self.finished.get(build_id, BuildState.BUILDING)

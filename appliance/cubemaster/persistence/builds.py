@@ -134,6 +134,12 @@ class BuildRepository:
             )
         return [read_build(row) for row in rows]
 
+    def give_back(self, *, token: str) -> None:
+        """End all leases of a token, with nothing done."""
+        self._connection.execute(
+            update(builds).where(builds.c.lease_token == token).values(lease_token=None, lease_until=None)
+        )
+
     def save(self, build: Build, *, token: str) -> bool:
         """Write how far it is and give the lease back; return False if the lease went to somebody else."""
         login = build.spec.registry_login

@@ -94,10 +94,17 @@ class BuildReconciler:
 
             return [task(build) for build in builds]
 
-        tasks = await self._database.transact(lease)
-        async with asyncio.TaskGroup() as group:
-            for task in tasks:
-                group.create_task(self._work_on(task, token))
+        leasing = asyncio.ensure_future(self._database.transact(lease))
+        try:
+            tasks = await asyncio.shield(leasing)
+            async with asyncio.TaskGroup() as group:
+                for task in tasks:
+                    group.create_task(self._work_on(task, token))
+        except asyncio.CancelledError:
+            # Whoever goes on after this process stops shall not wait for the leases to run out.
+            await asyncio.wait([leasing])
+            await self._database.transact(lambda uow: uow.builds.give_back(token=token))
+            raise
 
     async def _work_on(self, task: _Task, token: str) -> None:
         try:

@@ -17,8 +17,15 @@ from appliance.domain.sandbox import CHANGING, Sandbox, SandboxState
 log = structlog.get_logger()
 
 
+_PATIENCE = timedelta(seconds=10)
+"""So long a pause or resume is not looked at: most are over by then."""
+
+
 class UnfinishedSandboxReconciler:
-    """`call_limit` is longer than any call to a node takes: a change older than that has no call behind it."""
+    """`create_limit` and `change_limit` are longer than any call takes: a row older than that has no call behind it.
+
+    A change that its node has completed is recorded long before: whatever call is behind it has nothing more to do.
+    """
 
     def __init__(
         self,
@@ -27,29 +34,32 @@ class UnfinishedSandboxReconciler:
         settling: Settling,
         clock: Clock,
         *,
-        call_limit: timedelta,
+        create_limit: timedelta,
+        change_limit: timedelta,
     ) -> None:
         self._database = database
         self._sandboxes = sandboxes
         self._settling = settling
         self._clock = clock
-        self._call_limit = call_limit
+        self._create_limit = create_limit
+        self._change_limit = change_limit
 
     async def step(self) -> None:
+        now = self._clock.now()
         began = await self._database.transact(lambda uow: uow.sandboxes.in_state(SandboxState.CREATING, *CHANGING))
-        given_up_before = self._clock.now() - self._call_limit
         for sandbox in began:
-            if (sandbox.changing_since or sandbox.started_at) < given_up_before:
-                await self._try(sandbox)
+            age = now - (sandbox.changing_since or sandbox.started_at)
+            if age > (_PATIENCE if sandbox.state in CHANGING else self._create_limit):
+                await self._try(sandbox, given_up=age > self._change_limit)
         for sandbox in await self._database.transact(lambda uow: uow.sandboxes.in_state(SandboxState.KILLING)):
             await self._try(sandbox)
 
-    async def _try(self, sandbox: Sandbox) -> None:
+    async def _try(self, sandbox: Sandbox, *, given_up: bool = True) -> None:
         try:
             if sandbox.state is SandboxState.KILLING:
                 await self._sandboxes.finish_kill(sandbox)
             elif sandbox.state in CHANGING:
-                await self._settling.ask(sandbox)
+                await self._settling.ask(sandbox, given_up=given_up)
             else:
                 await self._sandboxes.abandon(sandbox, "its create was interrupted")
         except CubeError as error:

@@ -26,10 +26,13 @@ def naming(node_id: NodeId) -> Iterator[None]:
 
 
 class NodeClients:
-    def __init__(self, database: Database, *, deadline: timedelta, create_deadline: timedelta) -> None:
+    def __init__(
+        self, database: Database, *, deadline: timedelta, create_deadline: timedelta, save_deadline: timedelta
+    ) -> None:
         self._database = database
         self._deadline = deadline
         self._create_deadline = create_deadline
+        self._save_deadline = save_deadline
         self._open: dict[NodeId, tuple[str, InternalClient, NodeClient]] = {}
 
     async def get(self, node_id: NodeId) -> NodeClient:
@@ -47,7 +50,12 @@ class NodeClients:
         if before is not None and before[0] == endpoint:
             return
         http = InternalClient(endpoint, service="cubelet")
-        client = NodeClient(http, deadline=self._deadline, create_deadline=self._create_deadline)
+        client = NodeClient(
+            http,
+            deadline=self._deadline,
+            create_deadline=self._create_deadline,
+            save_deadline=self._save_deadline,
+        )
         self._open[node_id] = (endpoint, http, client)
         if before is not None:
             await before[1].close()

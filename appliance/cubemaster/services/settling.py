@@ -36,13 +36,18 @@ class Settling:
         self._endings = endings
         self._clock = clock
 
-    async def ask(self, sandbox: Sandbox) -> Sandbox:
-        """Ask the node what is true of `sandbox`, record it, and return the row as it is then."""
+    async def ask(self, sandbox: Sandbox, *, given_up: bool = True) -> Sandbox:
+        """Ask the node what is true of `sandbox`, record it, and return the row as it is then.
+
+        Where the change is not `given_up`, the node may still be at it: only its completion is recorded.
+        """
         client = await self._nodes.get(sandbox.node_id)
         try:
             seen = await client.get_sandbox(sandbox.sandbox_id)
         except SandboxNotFound:
             return await self._absent(sandbox)
+        if not given_up and sandbox.is_underway(observation(seen)):
+            return sandbox
         return await self.take(sandbox, seen)
 
     async def try_ask(self, sandbox: Sandbox) -> None:

@@ -17,13 +17,14 @@ from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.template_files import TemplateFiles
 from appliance.cubemaster.services.templates import visible_build
 from appliance.domain.build_steps import BuildSource
-from appliance.domain.errors import BuildNotFound, InvalidRequest
+from appliance.domain.errors import BuildNotFound, Conflict, InvalidRequest
 from appliance.domain.ids import BuildId, TeamId, TemplateId, new_template_id
 from appliance.domain.placement import Resources
 from appliance.domain.template import (
     Build,
     BuildSpec,
     BuildStatus,
+    TemplateKind,
     TemplateReference,
     parse_build_name,
 )
@@ -167,7 +168,11 @@ def _of_name(uow: UnitOfWork, named: TemplateReference, *, team_id: TeamId) -> T
     found = uow.templates.of_alias(named.name, team_id=team_id)
     if found is None and uow.templates.owned(TemplateId(named.name), team_id):
         found = TemplateId(named.name)
-    return found if found is not None and uow.templates.lock(found) else None
+    if found is None or not uow.templates.lock(found):
+        return None
+    if uow.templates.kind(found) is not TemplateKind.TEMPLATE:
+        raise Conflict(f"'{named.name}' is the name of a snapshot; choose another one, or delete the snapshot")
+    return found
 
 
 def _spec(draft: BuildSpec, source: BuildSource, base: Base) -> BuildSpec:

@@ -157,7 +157,11 @@ def settings(
         database=DatabaseSettings(socket=db.socket, name=DATABASE, user=db.user, password=False, connections=4),
         redis=RedisSettings(socket=redis.socket, password=False),
         nodes=NodeSettings(
-            lost_after_s=lost_after_s, missing_grace_s=0.3, call_deadline_s=10, create_deadline_s=create_deadline_s
+            lost_after_s=lost_after_s,
+            missing_grace_s=0.3,
+            call_deadline_s=10,
+            create_deadline_s=create_deadline_s,
+            save_deadline_s=create_deadline_s,
         ),
         builds=BuildSettings(poll_interval_s=0.05, tidy_interval_s=0.2),
         files=FileSettings(max_bytes=8 * 2**20, team_max_bytes=12 * 2**20, reserve_bytes=0, idle_s=2),

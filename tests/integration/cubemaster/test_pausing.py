@@ -73,6 +73,19 @@ async def test_connect_to_what_runs_keeps_or_extends_its_end(appliance: Applianc
         await appliance.master.resume_sandbox(made.sandbox_id, NewResume(timeout_s=10))
 
 
+async def test_of_several_who_connect_at_once_one_resumes_and_all_get_it(appliance: Appliance) -> None:
+    paused = await _paused(appliance)
+
+    connected = await asyncio.gather(
+        *(appliance.master.connect_sandbox(paused.sandbox_id, NewConnect(timeout_s=60)) for _ in range(5))
+    )
+
+    assert sorted(one.resumed for one in connected) == [False, False, False, False, True]
+    assert {one.sandbox.state for one in connected} == {SandboxState.RUNNING}
+    assert len(appliance.node.resumes[paused.sandbox_id]) == 1
+    assert await appliance.reserved() == (1, 512)
+
+
 async def test_the_disk_alone_and_a_boot_from_it_are_asked_of_the_node(appliance: Appliance) -> None:
     made = await _running(appliance, on_timeout="pause_filesystem")
     assert appliance.node.requests[made.sandbox_id].on_timeout is OnTimeout.PAUSE_FILESYSTEM
@@ -275,6 +288,30 @@ async def test_a_resume_that_took_effect_after_it_was_given_up_is_taken_back(app
 
     await eventually(asleep)
     assert await appliance.reserved() == (0, 0)
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+async def test_a_resume_that_may_still_be_under_way_is_not_settled_against_it(
+    appliance: Appliance, *, asleep: bool
+) -> None:
+    paused = await _paused(appliance)
+    if not asleep:
+        appliance.node.resume(paused.sandbox_id, Resume(end_at=paused.end_at))
+    appliance.db.execute(
+        "UPDATE sandboxes SET state = 'resuming', changing_since = UTC_TIMESTAMP(6) - INTERVAL 11 SECOND",
+        "UPDATE nodes SET vcpus_reserved = 1, memory_reserved_mib = 512",
+        database="cube_master",
+    )
+
+    async def settled() -> bool:
+        return (await appliance.master.get_sandbox(paused.sandbox_id)).state is SandboxState.RUNNING
+
+    if asleep:
+        await asyncio.sleep(6)
+        assert (await appliance.master.get_sandbox(paused.sandbox_id)).state is SandboxState.RESUMING
+    else:
+        await eventually(settled, within_s=12)
+    assert await appliance.reserved() == (1, 512)
 
 
 class TestQuota:

@@ -51,6 +51,37 @@ async def test_a_build_goes_on_where_it_was_after_a_restart(settings: CubeMaster
     assert node.builds_started == 1
 
 
+async def test_a_build_that_was_looked_at_during_the_stop_is_not_left_leased(
+    settings: CubeMasterSettings, run_dir: Path
+) -> None:
+    node = FakeNode(run_dir / "node")
+    async with node.serving(), InternalClient(f"unix://{settings.socket}", service="cube-master") as http:
+        master = MasterClient(http)
+        async with serve_on(create_app(settings, SECRETS), settings.socket):
+            await master.heartbeat(node.status())
+            build = await master.create_template(NewTemplate(image="oci:/x"))
+
+            async def on_node() -> bool:
+                return build.build_id in node.builds
+
+            await eventually(on_node)
+            node.stall_progress = asyncio.Event()
+
+            async def looked_at() -> bool:
+                return node.stalled > 0
+
+            await eventually(looked_at)
+        node.stall_progress.set()
+        node.finish_build(build.build_id, BuildState.READY)
+        async with serve_on(create_app(settings, SECRETS), settings.socket):
+
+            async def ready() -> bool:
+                return (await master.get_build(build.build_id)).status is BuildStatus.READY
+
+            # A lease that was kept would hold it for a minute.
+            await eventually(ready)
+
+
 async def test_a_create_that_nobody_waits_for_is_undone(appliance: Appliance) -> None:
     team_id, _ = await appliance.team(), await appliance.template()
     made = await appliance.sandbox(team_id)

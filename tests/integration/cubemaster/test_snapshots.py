@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import pytest
 
 from appliance.contracts.master import NewPause, NewSnapshot, NewTemplate, SandboxState, SandboxView
@@ -113,7 +114,7 @@ async def test_a_name_may_have_several_and_the_newer_one_of_a_tag_takes_its_plac
     assert new.build_id in appliance.node.builds
 
 
-async def test_names_of_templates_and_snapshots_are_kept_apart(appliance: Appliance) -> None:
+async def test_names_of_templates_and_snapshots_are_kept_apart(appliance: Appliance, api: httpx.AsyncClient) -> None:
     source = await _running(appliance)
     with pytest.raises(errors.Conflict, match="name of a template"):
         await appliance.master.take_snapshot(source.sandbox_id, NewSnapshot(name="base"))
@@ -123,6 +124,8 @@ async def test_names_of_templates_and_snapshots_are_kept_apart(appliance: Applia
     await appliance.master.take_snapshot(source.sandbox_id, NewSnapshot(name="warm"))
     with pytest.raises(errors.Conflict, match="name of a snapshot"):
         await appliance.master.create_template(NewTemplate(image="oci:/x", alias="warm"))
+    refused = await api.post("/v3/templates", json={"name": "warm"})
+    assert (refused.status_code, "name of a snapshot" in refused.json()["message"]) == (409, True)
 
 
 async def test_what_is_paused_is_not_snapshotted_and_what_fails_leaves_nothing(appliance: Appliance) -> None:
