@@ -75,6 +75,27 @@ class Timeout(_Request):
     timeout: int
 
 
+class Pause(_Request):
+    memory: bool = True
+    requireHealthyGuest: bool = False
+
+
+class Resume(_Request):
+    timeout: int = 15
+    autoPause: bool | None = None
+    memory: bool | None = None
+
+
+class NewSnapshot(_Request):
+    name: str | None = Field(default=None, min_length=1, max_length=256)
+    memory: bool = True
+
+
+class NewFork(_Request):
+    timeout: int = 15
+    count: int = 1
+
+
 class ConnectV1(_Request):
     timeout: int
     memory: bool | None = None
@@ -135,6 +156,24 @@ class SandboxDetail(ListedSandbox):
     domain: str | None = None
     network: NetworkShown | None = None
     lifecycle: Lifecycle = Lifecycle()
+    pauseMode: Literal["full", "filesystem"] | None = None
+
+
+class Snapshot(_Answer):
+    snapshotID: str
+    names: tuple[str, ...]
+
+
+class ForkError(_Answer):
+    code: int
+    message: str
+
+
+class Forked(_Answer):
+    """One of the two."""
+
+    sandbox: Sandbox | None = None
+    error: ForkError | None = None
 
 
 class Template(_Answer):

@@ -195,7 +195,7 @@ class NodeSandbox(_Wire):
     paused_at: datetime | None = None
     filesystem_only: bool = False
     """Whether a paused one has its disk alone."""
-    address: str | None
+    address: str | None = None
     """IPv4 address under which this node reaches the guest; none while it is paused."""
     started_at: datetime
     end_at: datetime

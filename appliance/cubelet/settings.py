@@ -67,6 +67,11 @@ class DeadlineSettings(Settings):
     init_s: float = 20
     ready_s: float = 600
     image_s: float = 1800
+    save_s: float = 240
+    """Writing what a sandbox has changed of its RAM, which depends on the disk."""
+    flush_s: float = 60
+    """A guest's writing of its files to its disk, where that alone is kept."""
+    self_test_s: float = 60
     kvm_probe_s: float = 5
     """A KVM that has not booted the guest kernel by then counts as unusable."""
     tcg_probe_s: float = 60
@@ -88,6 +93,10 @@ class CubeletSettings(Settings):
     heartbeat_s: float = Field(default=2.0, gt=0)
     sample_interval_s: float = Field(default=5.0, gt=0)
     """How often each running guest is asked what it uses. E2B's clients expect 5."""
+    pause_retry_s: float = Field(default=2.0, gt=0)
+    """A pause at the end of a sandbox's time that fails is tried again after this long, twice."""
+    failpoints: Path | None = None
+    """File by which a test makes this process fail at a given step. For tests alone."""
     log_level: str = "info"
     network: NetworkSettings = NetworkSettings()
     pool: PoolSettings = PoolSettings()

@@ -14,6 +14,8 @@ from appliance.contracts.node import (
     EndReason,
     HostReport,
     NetworkPolicy,
+    NodeSandbox,
+    NodeSandboxState,
     NodeStatus,
     OnTimeout,
     RegistryLogin,
@@ -23,6 +25,7 @@ from appliance.cubemaster.persistence.keys import KeyRecord
 from appliance.cubemaster.persistence.nodes import NodeActivity, NodeUsage
 from appliance.cubemaster.persistence.paging import PagePosition
 from appliance.cubemaster.persistence.sandboxes import Position
+from appliance.cubemaster.persistence.snapshots import SnapshotRecord
 from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.domain.build_steps import BuildSource, BuildStep, parse_step, refuse_too_much
 from appliance.domain.errors import InvalidRequest
@@ -30,7 +33,7 @@ from appliance.domain.ids import NodeId
 from appliance.domain.network import SandboxNetwork
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import Sandbox
+from appliance.domain.sandbox import Observation, Sandbox
 from appliance.domain.template import Build, BuildSpec
 
 
@@ -56,6 +59,8 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None, traffic_token: s
         mask_request_host=sandbox.network.mask_request_host,
         on_timeout=OnTimeout(sandbox.on_timeout),
         auto_resume=sandbox.auto_resume,
+        paused_at=sandbox.paused_at,
+        filesystem_only=sandbox.filesystem_only,
         envd_version=sandbox.envd_version,
         access_token=access_token,
         traffic_token=traffic_token,
@@ -79,6 +84,16 @@ def sandbox_network(new: wire.NewSandbox) -> SandboxNetwork:
 def node_policy(network: SandboxNetwork) -> NetworkPolicy:
     """Return the part of a sandbox's rules that its node enforces."""
     return NetworkPolicy(allow_internet=network.allow_internet, allow_out=network.allow_out, deny_out=network.deny_out)
+
+
+def observation(seen: NodeSandbox) -> Observation:
+    return Observation(
+        paused=seen.state is NodeSandboxState.PAUSED,
+        generation=seen.generation,
+        paused_at=seen.paused_at,
+        filesystem_only=seen.filesystem_only,
+        address=seen.address,
+    )
 
 
 def cursor_of(position: Position | None) -> str | None:
@@ -253,6 +268,18 @@ def template_view(record: TemplateRecord) -> wire.TemplateView:
         last_spawned_at=record.last_spawned_at,
         spawn_count=record.spawn_count,
         build_count=record.build_count,
+    )
+
+
+def snapshot_view(record: SnapshotRecord) -> wire.SnapshotView:
+    return wire.SnapshotView(
+        snapshot_id=record.snapshot_id,
+        names=(f"{record.team_slug}/{record.name}",) if record.name else (),
+        sandbox_id=record.sandbox_id,
+        template_id=record.template_id,
+        build_id=record.build_id,
+        team_slug=record.team_slug,
+        taken_at=record.taken_at,
     )
 
 

@@ -3,6 +3,7 @@
 Secrets are not in that file. Each is a systemd credential (`LoadCredential=`) of the unit:
 
     envd-seed        HMAC key from which each sandbox's access token is derived, and the key of upload signatures
+    secrets-key      64 hex digits: the key that teams' secrets are sealed with
     mysql-password   unless `database.password = false`, where MariaDB knows the process by its user (unix_socket)
     redis-password   unless `redis.password = false`
 """

@@ -15,6 +15,7 @@
     │   └── NodeNotFound
     ├── Conflict                  the object is in a state that does not allow this
     │   ├── SandboxTransitioning
+    │   ├── GuestUnresponsive
     │   └── TemplateNotReady
     ├── Gone                      what E2B once had and nobody serves any more
     ├── QuotaExceeded             the team has as much as it may have
@@ -117,6 +118,17 @@ class SandboxTransitioning(Conflict):
         super().__init__(f'Sandbox "{sandbox_id}" is being {state}')
         self.sandbox_id = sandbox_id
         self.state = state
+
+
+class GuestUnresponsive(Conflict):
+    """The agent in a guest does not answer, so what the guest has in hand is unknown. The sandbox goes on."""
+
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__(
+            f'the agent in sandbox "{sandbox_id}" does not answer, so it was not paused and goes on running; '
+            "pause it with its memory and without requiring a healthy guest, or kill it"
+        )
+        self.sandbox_id = sandbox_id
 
 
 class TemplateNotReady(Conflict):

@@ -51,6 +51,9 @@ class FakeGuests:
     refuse_owners: bool = False
     """Refuse only an /init that gives the guest to a sandbox; pool members and builds come up."""
     stall_init: bool = False
+    refuse_flush: bool = False
+    flushed: list[str] = field(default_factory=list)
+    """Sandboxes whose guests were told to write all they have to their disks."""
     exit_code: int = 0
     port_status: int = 200
     """What a service in the guest answers with, on the agent's port too."""
@@ -73,6 +76,7 @@ class FakeGuests:
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_post("/init", self._init)
+        app.router.add_post("/flush", self._flush)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/logs", self._logs)
         app.router.add_post("/process.Process/Start", self._start)
@@ -97,6 +101,15 @@ class FakeGuests:
         assert request.transport is not None
         self.identities.append((IPv4Address(request.transport.get_extra_info("sockname")[0]), body))
         return web.Response(status=204, headers={"X-Envd-Version": AGENT_VERSION})
+
+    async def _flush(self, request: web.Request) -> web.Response:
+        if self.refuse_flush:
+            return web.Response(status=500, text="made to refuse")
+        assert request.transport is not None
+        address = IPv4Address(request.transport.get_extra_info("sockname")[0])
+        body = next(body for at, body in reversed(self.identities) if at == address)
+        self.flushed.append(body["sandboxId"])
+        return web.json_response({"envVars": body["envVars"]})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if not self._has_token(request):

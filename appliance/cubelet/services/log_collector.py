@@ -88,7 +88,7 @@ class LogCollector:
         """Take over what is new before the machine ends. Never fails, and never takes long."""
         sandbox_id = record.sandbox.sandbox_id if record.sandbox is not None else None
         followed = self._followed.get(sandbox_id) if sandbox_id is not None else None
-        if sandbox_id is None or followed is None or followed.failures:
+        if sandbox_id is None or followed is None or followed.failures or record.address is None:
             return
         guest = GuestClient(record.address)
         try:

@@ -101,6 +101,8 @@ class Sampler:
         return _unpacked(watched.samples[-1]) if watched is not None and watched.samples else None
 
     async def _sample(self, record: VmRecord, watched: _Watched, slots: asyncio.Semaphore) -> None:
+        if record.address is None:
+            return
         async with slots:
             # A connection for one question: none of ours stays open in a guest that has an owner.
             guest = GuestClient(record.address)

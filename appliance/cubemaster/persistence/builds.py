@@ -14,7 +14,7 @@ from sqlalchemy.dialects.mysql import insert as mysql_insert
 from appliance.cubemaster.persistence.paging import PagePosition, newest_first
 from appliance.cubemaster.persistence.tables import build_logs, builds, replicas, template_files, templates
 from appliance.domain.build_steps import BuildStep, StepType
-from appliance.domain.ids import BuildId, NodeId, TemplateId
+from appliance.domain.ids import BuildId, NodeId, SandboxId, TemplateId
 from appliance.domain.placement import Resources
 from appliance.domain.template import Build, BuildSpec, BuildStatus, Replica, ReplicaState
 
@@ -57,6 +57,9 @@ class BuildRepository:
                 "template_id": build.template_id,
                 "tags": list(build.tags),
                 "status": build.status,
+                "disk_size_mib": build.disk_size_mib,
+                "envd_version": build.envd_version,
+                "source_sandbox_id": build.source_sandbox_id,
                 "created_at": build.created_at,
                 "started_at": build.started_at,
                 **_spec_columns(build.spec),
@@ -114,7 +117,10 @@ class BuildRepository:
         rows = self._connection.execute(
             select(builds)
             .where(
-                builds.c.status == BuildStatus.BUILDING, or_(builds.c.lease_until.is_(None), builds.c.lease_until < now)
+                builds.c.status == BuildStatus.BUILDING,
+                # What is taken of a sandbox is the business of whoever takes it.
+                builds.c.source_sandbox_id.is_(None),
+                or_(builds.c.lease_until.is_(None), builds.c.lease_until < now),
             )
             .order_by(builds.c.created_at)
             .limit(limit)
@@ -149,6 +155,31 @@ class BuildRepository:
             )
         )
         return result.rowcount == 1
+
+    def finish_capture(self, build: Build) -> bool:
+        """Write that a build was taken of its sandbox; return False if it was cancelled meanwhile."""
+        result = self._connection.execute(
+            update(builds)
+            .where(builds.c.build_id == build.build_id, builds.c.status == BuildStatus.BUILDING)
+            .values(
+                status=build.status,
+                disk_size_mib=build.disk_size_mib,
+                envd_version=build.envd_version,
+                finished_at=build.finished_at,
+            )
+        )
+        return result.rowcount == 1
+
+    def captures_before(self, at: datetime) -> list[Build]:
+        """Return what was begun to be taken of sandboxes before a time, and is not finished."""
+        rows = self._connection.execute(
+            select(builds).where(
+                builds.c.status == BuildStatus.BUILDING,
+                builds.c.source_sandbox_id.is_not(None),
+                builds.c.created_at < at,
+            )
+        )
+        return [read_build(row) for row in rows]
 
     def cancel(self, build_id: BuildId, *, reason: str, now: datetime) -> None:
         """End an unfinished build and take it from whoever works on it."""
@@ -358,4 +389,5 @@ def read_build(row: Row[tuple[object, ...]]) -> Build:
         step=row.step,
         disk_size_mib=row.disk_size_mib,
         envd_version=row.envd_version,
+        source_sandbox_id=SandboxId(row.source_sandbox_id) if row.source_sandbox_id else None,
     )

@@ -94,8 +94,8 @@ nodes = Table(
     Column("vcpus", Integer, nullable=False),
     Column("memory_mib", BigInteger, nullable=False),
     Column("disk_free_mib", BigInteger, nullable=False),
-    # Sums over the node's live sandboxes, kept here so that taking a reservation is one conditional UPDATE.
-    # They change only together with the sandbox row that takes or gives back.
+    # Sums over the node's live sandboxes that are not paused, kept here so that taking a reservation is one
+    # conditional UPDATE. They change only together with the sandbox row that takes or gives back.
     Column("vcpus_reserved", Integer, nullable=False),
     Column("memory_reserved_mib", BigInteger, nullable=False),
     # Counts heartbeats: see HeartbeatWatch for why a time would not do.
@@ -114,6 +114,8 @@ templates = Table(
     metadata,
     Column("template_id", _id(), primary_key=True),
     Column("team_id", _id(), ForeignKey("teams.team_id"), nullable=False),
+    # A `TemplateKind`: snapshots of sandboxes are templates too.
+    Column("kind", _word(), nullable=False),
     Column("public", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
@@ -157,6 +159,8 @@ builds = Table(
     Column("step", String(64)),
     Column("disk_size_mib", Integer),
     Column("envd_version", String(32)),
+    # Of a build that was taken of a sandbox on its node, rather than handed to nodes.
+    Column("source_sandbox_id", _id()),
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
@@ -237,6 +241,7 @@ sandboxes = Table(
     Column("generation", Integer, nullable=False),
     Column("paused_at", UtcDateTime),
     Column("filesystem_only", Boolean, nullable=False),
+    Column("changing_since", UtcDateTime),
     Column("address", String(45)),
     Column("idempotency_key", _id(255)),
     Column("started_at", UtcDateTime, nullable=False),

@@ -20,6 +20,7 @@ from guest_agent.files.upload import Uploads
 from guest_agent.filesystem import schema as filesystem
 from guest_agent.filesystem.service import FilesystemService
 from guest_agent.filesystem.watch.service import WatchService
+from guest_agent.flush import Flush
 from guest_agent.heartbeat import Heartbeat
 from guest_agent.identity.init import BorrowedMachine, GuestMachine, Initializer
 from guest_agent.logs.endpoint import Logs
@@ -56,7 +57,7 @@ def make_agent(settings: Settings) -> Agent:
     forwarding = Forwarding(str(GUEST_ADDRESS), ListeningSockets().read, on_look=Heartbeat(settings.heartbeat_fd).beat)
     gate = Gate(sessions, InitPeers(allowed=settings.init_from))
     routes = [
-        *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory, logs), logs),
+        *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory, logs), Flush(sessions), logs),
         *_process_routes(ProcessService(context, registry, logs)),
         *_filesystem_routes(FilesystemService(context), WatchService(context)),
     ]
@@ -87,7 +88,7 @@ def make_agent(settings: Settings) -> Agent:
     return Agent(app, on_start)
 
 
-def _plain_routes(context: Context, initializer: Initializer, logs: LogRing) -> list[Route]:
+def _plain_routes(context: Context, initializer: Initializer, flush: Flush, logs: LogRing) -> list[Route]:
     async def health(_request: Request) -> ASGIApp:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
@@ -97,6 +98,7 @@ def _plain_routes(context: Context, initializer: Initializer, logs: LogRing) -> 
     return [
         Route("GET", "/health", Access.OPEN, health),
         Route("POST", "/init", Access.NODE, initializer.endpoint),
+        Route("POST", "/flush", Access.NODE, flush.endpoint),
         Route("GET", "/logs", Access.NODE_TOKEN, Logs(logs).endpoint),
         Route("GET", "/metrics", Access.TOKEN, Metrics(logs).endpoint),
         Route("GET", "/envs", Access.TOKEN, envs),

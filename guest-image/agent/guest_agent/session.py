@@ -49,6 +49,8 @@ class InitRequest:
     hostname: str | None
     machine_id: str | None
     entropy: bytes
+    inherits_env: bool = False
+    """Whether variables of the session before stay, where this one does not set them: after a pause, or in a copy."""
 
 
 def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
@@ -77,7 +79,8 @@ def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
         template_id=_text(document, "templateId") or "",
         timestamp_ns=_timestamp_ns(_text(document, "timestamp"), received_ns),
     )
-    return InitRequest(session, hostname, machine_id, _entropy(_text(document, "entropy")))
+    inherits_env = document.get("inheritEnv") is True
+    return InitRequest(session, hostname, machine_id, _entropy(_text(document, "entropy")), inherits_env)
 
 
 def _text(document: Mapping[str, object], name: str) -> str | None:

@@ -170,7 +170,9 @@ async def appliance(
     settings: CubeMasterSettings, db: MariaDb, redis: RedisServer, run_dir: Path
 ) -> AsyncIterator[Appliance]:
     """CubeMaster with one registered node."""
-    app = create_app(settings, Secrets(envd_seed="seed", mysql_password=None, redis_password=None))
+    app = create_app(
+        settings, Secrets(envd_seed="seed", secrets_key="6" * 64, mysql_password=None, redis_password=None)
+    )
     node = FakeNode(run_dir / "node")
     async with (
         node.serving(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import cast
+from typing import cast, get_args
 
 import httpx
 import pytest
@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from appliance.clients.master import MasterClient
 from appliance.common.clock import FakeClock
 from appliance.common.http import install_error_handlers
+from appliance.contracts.e2b_access import ScopeName
 from appliance.contracts.master import ResolvedKey
 from appliance.cubeapi.auth import Authenticator
 from appliance.cubeapi.failures import FailureLimit, client_of
@@ -170,6 +171,10 @@ def request(forwarded: str) -> Request:
 )
 def test_the_first_word_of_a_path_decides_its_scope(path: str, scope: Scope | None) -> None:
     assert scope_of(path) is scope
+
+
+def test_the_wire_knows_every_scope() -> None:
+    assert set(get_args(ScopeName)) == set(Scope)
 
 
 def test_a_path_nobody_thought_of_is_open_to_nobody() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -78,4 +79,7 @@ class Initializer:
         if current is None or current.sandbox_id != request.session.sandbox_id:
             # What was logged so far is the template's.
             self._logs.clear()
-        self._sessions.replace(request.session)
+        session = request.session
+        if request.inherits_env and current is not None:
+            session = replace(session, env_vars={**current.env_vars, **session.env_vars})
+        self._sessions.replace(session)
