@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,11 @@ FILES_HASH = re.compile(r"[0-9a-f]{64}")
 _MAX_STEPS = 1000
 _MAX_CHARACTERS = 2**20
 """Of all arguments together: a step may carry a script, but not a program."""
+_MAX_STEP_BYTES = 100 * 1024
+"""Of one step: below what Linux takes as one argument of a program, 128 KiB."""
 _MODE = re.compile(r"[0-7]{3,5}")
+_ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+_OWNER = re.compile(r"[A-Za-z0-9_.-]{1,64}(:[A-Za-z0-9_.-]{1,64})?")
 
 
 class StepType(StrEnum):
@@ -69,11 +74,14 @@ def parse_step(number: int, kind: str, args: Sequence[str], *, files_hash: str |
         raise InvalidRequest(f"{where} has {len(step.args)} arguments: it takes {meaning}")
     if any("\0" in arg for arg in step.args):
         raise InvalidRequest(f"{where} has a NUL character in an argument")
+    if sum(len(arg.encode(errors="replace")) for arg in step.args) > _MAX_STEP_BYTES:
+        raise InvalidRequest(f"{where} has more than {_MAX_STEP_BYTES} bytes of arguments: copy them in as a file")
     if (step.type is StepType.COPY) != (files_hash is not None):
         raise InvalidRequest(f"{where} must {'' if step.type is StepType.COPY else 'not '}have a filesHash")
     if files_hash is not None and not FILES_HASH.fullmatch(files_hash):
         raise InvalidRequest(f"{where}: Invalid files hash: it has 64 hex digits in lower case")
-    for problem in _problems(step):
+    problem = _problem(step)
+    if problem is not None:
         raise InvalidRequest(f"{where}: {problem}")
     return step
 
@@ -95,15 +103,32 @@ def step_name(number: int, kind: str) -> str:
     return f"step {number} ({kind[:16]})"
 
 
-def _problems(step: BuildStep) -> Sequence[str]:
+def _problem(step: BuildStep) -> str | None:
+    """Return what is wrong with the arguments, which are as many as they must be."""
+    first, *rest = step.args
     match step.type:
-        case StepType.COPY if len(step.args) == 4 and step.args[3] and not _MODE.fullmatch(step.args[3]):
-            return [f"mode '{step.args[3][:16]}' is not octal, such as 0755"]
-        case StepType.ENV if not all(name and "=" not in name for name in step.args[::2]):
-            return ["the name of a variable is empty or holds '='"]
-        case StepType.COPY if not (step.args[0] and step.args[1]):
-            return ["source and destination must not be empty"]
-        case StepType.RUN | StepType.WORKDIR | StepType.USER if not step.args[0].strip():
-            return ["its first argument must not be empty"]
-        case _:
-            return []
+        case StepType.ENV:
+            valid = all(name and "=" not in name for name in step.args[::2])
+            return None if valid else "the name of a variable is empty or holds '='"
+        case StepType.COPY:
+            return _problem_of_copy(first, *rest)
+        case StepType.USER if not _ACCOUNT.fullmatch(first):
+            return f"{first[:32]!r} cannot be a user's name"
+        case StepType.USER if rest and rest[0] not in ("true", "false", ""):
+            return "its second argument, whether the user may use sudo, is neither 'true' nor 'false'"
+        case StepType.RUN | StepType.WORKDIR if not first.strip():
+            return "its first argument must not be empty"
+    return None
+
+
+def _problem_of_copy(source: str, destination: str, owner: str = "", mode: str = "") -> str | None:
+    if not source or not destination:
+        return "source and destination must not be empty"
+    # Clients allow `..` inside of a source, as long as it does not lead out.
+    if source.startswith("/") or posixpath.normpath(source).split("/")[0] == "..":
+        return f"source {source[:64]!r} does not lie within the files that are uploaded"
+    if owner and not _OWNER.fullmatch(owner):
+        return f"owner {owner[:64]!r} is not user or user:group"
+    if mode and not _MODE.fullmatch(mode):
+        return f"mode {mode[:16]!r} is not octal, such as 0755"
+    return None

@@ -30,8 +30,6 @@ from appliance.domain.template import (
 )
 
 _NOT_WAITING = "build is not in waiting state"
-_READY_AFTER_START = "sleep 20"
-"""E2B's way to tell that a start command is ready, where nobody says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,8 @@ class TemplateBuilds:
                 raise InvalidRequest(_NOT_WAITING)
             base = self._bases.find(uow, source, team_id=owner)
             self._files.require(uow, source.steps, team_id=team_id, template_id=draft.template_id, now=now)
-            build = draft.started(_spec(draft.spec, source, base), at=now)
+            spec = _spec(draft.spec, source, base, usual_layer_mib=self._sizes.steps_room_mib)
+            build = draft.started(spec, at=now)
             if not uow.builds.start(build):
                 raise InvalidRequest(_NOT_WAITING)
             self._quota.check_builds(uow, owner)
@@ -175,27 +174,23 @@ def _of_name(uow: UnitOfWork, named: TemplateReference, *, team_id: TeamId) -> T
     return found
 
 
-def _spec(draft: BuildSpec, source: BuildSource, base: Base) -> BuildSpec:
-    """Return what the draft becomes. What its base started, it starts too, unless the client says otherwise."""
-    inherited = source.start_cmd is None and base.spec is not None
-    before = base.spec if inherited else None
-    start_cmd = before.start_cmd if before else source.start_cmd
-    ready_cmd = source.ready_cmd or (before.ready_cmd if before else None)
-    probe_port = before.probe_port if before and source.ready_cmd is None else None
-    if start_cmd is not None and ready_cmd is None and probe_port is None:
-        ready_cmd = _READY_AFTER_START
+def _spec(draft: BuildSpec, source: BuildSource, base: Base, *, usual_layer_mib: int) -> BuildSpec:
+    """Return what the draft becomes. What its base started is started again by the node, which has it on record."""
+    layer_mib = draft.writable_layer_mib
+    if base.spec is not None:
+        # The base's disk is kept as it is, unless more was asked for; it never shrinks.
+        before = base.spec.writable_layer_mib
+        layer_mib = before if layer_mib == usual_layer_mib else max(layer_mib, before)
     return BuildSpec(
         image=base.image,
         from_build=base.build_id,
         registry_login=source.registry_login,
         resources=draft.resources,
-        # A disk never shrinks.
-        writable_layer_mib=max(draft.writable_layer_mib, base.spec.writable_layer_mib if base.spec else 0),
+        writable_layer_mib=layer_mib,
         steps=source.steps,
         force=source.force,
-        start_cmd=start_cmd,
-        ready_cmd=ready_cmd,
-        probe_port=probe_port,
+        start_cmd=source.start_cmd,
+        ready_cmd=source.ready_cmd,
         exposed_ports=base.spec.exposed_ports if base.spec else (),
     )
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from appliance.clients.master import MasterClient
 from appliance.common.http import InternalClient
-from appliance.contracts.master import BuildStatus, NewTemplate, SandboxState
+from appliance.contracts.master import (
+    BuildStart,
+    BuildStatus,
+    NewBuildStep,
+    NewKey,
+    NewTemplate,
+    NewTemplateBuild,
+    SandboxState,
+)
 from appliance.contracts.node import BuildState, EndReason
 from appliance.cubemaster.app import Secrets, create_app
 from appliance.cubemaster.settings import CubeMasterSettings
@@ -49,6 +60,50 @@ async def test_a_build_goes_on_where_it_was_after_a_restart(settings: CubeMaster
             messages = [entry.message for entry in (await master.get_build(build.build_id)).logs]
     assert messages == ["building on node cube-1", "before", "meanwhile", "the template is ready"]
     assert node.builds_started == 1
+
+
+async def test_what_the_template_builder_was_told_outlives_a_restart(
+    settings: CubeMasterSettings, run_dir: Path
+) -> None:
+    node = FakeNode(run_dir / "node")
+    async with node.serving(), InternalClient(f"unix://{settings.socket}", service="cube-master") as http:
+        master = MasterClient(http)
+        async with serve_on(create_app(settings, SECRETS), settings.socket):
+            # No node yet.
+            key = await master.resolve_key(await _digest(master))
+            build = await master.request_build(NewTemplateBuild(team_id=key.team_id, name="app"))
+            template_id = build.template.template_id
+            upload = await master.ask_upload(template_id, "ab" * 32, team_id=key.team_id)
+            await master.upload(
+                template_id,
+                "ab" * 32,
+                _once(b"files"),
+                length=5,
+                expires=str(upload.expires),
+                signature=upload.signature,
+                deadline=timedelta(seconds=10),
+            )
+            step = NewBuildStep(type="COPY", args=("a", "b"), files_hash="ab" * 32)
+            start = BuildStart(team_id=key.team_id, template_id=template_id, image="alpine", steps=(step,))
+            await master.start_build(build.build_id, start)
+        async with serve_on(create_app(settings, SECRETS), settings.socket):
+            await master.heartbeat(node.status())
+
+            async def on_node() -> bool:
+                return build.build_id in node.builds
+
+            await eventually(on_node)
+            assert (await master.ask_upload(template_id, "ab" * 32, team_id=key.team_id)).present
+    (handed,) = node.builds[build.build_id].steps or ()
+    assert (handed.type, handed.args, handed.files_hash) == ("COPY", ("a", "b"), "ab" * 32)
+
+
+async def _digest(master: MasterClient) -> str:
+    return hashlib.sha256((await master.create_key(NewKey(name="test"))).key.encode()).hexdigest()
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 async def test_a_build_that_was_looked_at_during_the_stop_is_not_left_leased(

@@ -182,25 +182,16 @@ async def test_a_template_that_is_not_ready_is_no_base(appliance: Appliance, api
     assert (refused.status_code, "cannot start from it yet" in refused.text) == (404, True)
 
 
-async def test_what_a_base_starts_is_started_unless_a_build_says_otherwise(
-    appliance: Appliance, api: httpx.AsyncClient
-) -> None:
-    base = await request(api, name="served")
-    await start(api, base, fromImage="alpine", startCmd="serve")
-    await handed_out(appliance, base)
-    # E2B's way to wait where nobody says how.
-    assert appliance.node.builds[base["buildID"]].ready_cmd == "sleep 20"
-    appliance.node.finish_build(base["buildID"], BuildState.READY)
-    await ended(api, base)
-
-    as_is, own = await request(api, name="one"), await request(api, name="two")
-    await start(api, as_is, fromTemplate="served", readyCmd="ready")
-    await start(api, own, fromTemplate="served", startCmd="other")
-
-    for build, commands in ((as_is, ("serve", "ready")), (own, ("other", "sleep 20"))):
+async def test_a_bases_disk_is_kept_unless_more_is_asked_for(appliance: Appliance, api: httpx.AsyncClient) -> None:
+    await appliance.template("base")
+    base = (await appliance.master.get_template("base")).build_id
+    as_is, more = await request(api, name="one"), await request(api, name="two", minFreeDiskMb=1)
+    for build, layer_mib in ((as_is, 1024), (more, 4097)):
+        await start(api, build, fromTemplate="base", startCmd="serve")
         await handed_out(appliance, build)
         got = appliance.node.builds[build["buildID"]]
-        assert (got.start_cmd, got.ready_cmd) == commands
+        assert (got.from_build, got.writable_layer_mib) == (base, layer_mib)
+        assert (got.start_cmd, got.ready_cmd, got.probe_port) == ("serve", None, None)
 
 
 async def test_a_build_whose_base_goes_before_it_began_fails(appliance: Appliance, api: httpx.AsyncClient) -> None:

@@ -73,6 +73,23 @@ CASES: dict[tuple[str, str], Case] = {
     ("PATCH", "/templates/{reference}"): Case("/templates/{template}", NOT_FOUND, {"public": True}),
     ("PATCH", "/v2/templates/{reference}"): Case("/v2/templates/{template}", NOT_FOUND, {"public": True}),
     ("DELETE", "/templates/{reference}"): Case("/templates/{template}", NOT_FOUND),
+    # A name in the other team's namespace.
+    ("POST", "/v3/templates"): Case("/v3/templates", frozenset({400}), {"name": "theirs/base"}),
+    ("POST", "/v2/templates"): Case("/v2/templates", frozenset({400}), {"alias": "theirs/base"}),
+    ("POST", "/v2/templates/{template_id}/builds/{path_id}"): Case(
+        "/v2/templates/{template}/builds/{build}", NOT_FOUND, {"fromImage": "alpine"}
+    ),
+    ("GET", "/templates/{reference}/files/{files_hash}"): Case(f"/templates/{{template}}/files/{'0' * 64}", NOT_FOUND),
+    # Nothing but the signature counts here.
+    ("PUT", "/templates/{template_id}/files/{files_hash}"): Case(
+        f"/templates/{{template}}/files/{'0' * 64}", frozenset({401}), {}, {"expires": "1", "signature": "0" * 64}
+    ),
+    # The first generation's, which are refused whatever they name.
+    ("POST", "/templates"): Case("/templates", frozenset({400})),
+    ("POST", "/templates/{template_id}"): Case("/templates/{template}", frozenset({400})),
+    ("POST", "/templates/{template_id}/builds/{path_id}"): Case(
+        "/templates/{template}/builds/{build}", frozenset({400})
+    ),
     ("GET", "/api-keys"): _open("/api-keys"),
     ("POST", "/api-keys"): _open("/api-keys", {"name": "mine", "teamID": "{team}"}),
     ("PATCH", "/api-keys/{key_id}"): Case("/api-keys/{key}", NOT_FOUND, {"name": "mine now"}),

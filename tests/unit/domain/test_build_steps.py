@@ -17,6 +17,7 @@ HASH = "0" * 64
         ("RUN", ["ls", "root"], None),
         ("COPY", ["a", "b"], HASH),
         ("COPY", ["a", "b", "", ""], HASH),
+        ("COPY", ["a/../..b", "c"], HASH),
         ("COPY", ["a", "b", "user:group", "0755"], HASH),
         ("ENV", ["A", ""], None),
         ("ENV", ["A", "1", "B", "2"], None),
@@ -49,7 +50,14 @@ def test_what_clients_send_is_a_step(kind: str, args: list[str], files_hash: str
         ("ENV", ["A=B", "1"], None, "holds '='"),
         ("ENV", ["", "1"], None, "empty"),
         ("WORKDIR", ["/a", "/b"], None, "takes a path"),
-        ("USER", [""], None, "must not be empty"),
+        ("WORKDIR", [""], None, "must not be empty"),
+        ("USER", [""], None, "cannot be a user's name"),
+        ("USER", ["a b"], None, "cannot be a user's name"),
+        ("USER", ["app", "yes"], None, "neither 'true' nor 'false'"),
+        ("COPY", ["/etc", "b"], HASH, "does not lie within"),
+        ("COPY", ["a/../..", "b"], HASH, "does not lie within"),
+        ("COPY", ["a", "b", "me you"], HASH, "not user or user:group"),
+        ("RUN", ["x" * 102401], None, "bytes of arguments"),
     ],
 )
 def test_what_is_none_is_refused_by_its_number(
