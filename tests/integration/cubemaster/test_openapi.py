@@ -31,7 +31,7 @@ from appliance.cubeapi.settings import AuthFailureSettings, CubeApiSettings
 from tests.integration.cubemaster.conftest import ADMIN_TOKEN, Appliance
 from tests.support.fake_node import serve_on
 
-EXAMPLES = 12
+EXAMPLES = 5
 """For each operation, once as documented and once broken."""
 LIMIT_S = 50
 CREDENTIALS = frozenset({"authorization", "x-api-key", "x-admin-token", "x-team-id"})

@@ -73,6 +73,24 @@ CASES: dict[tuple[str, str], Case] = {
     ("PATCH", "/templates/{reference}"): Case("/templates/{template}", NOT_FOUND, {"public": True}),
     ("PATCH", "/v2/templates/{reference}"): Case("/v2/templates/{template}", NOT_FOUND, {"public": True}),
     ("DELETE", "/templates/{reference}"): Case("/templates/{template}", NOT_FOUND),
+    ("POST", "/v3/templates"): Case("/v3/templates", frozenset({400}), {"name": "theirs/base"}),
+    ("POST", "/v2/templates"): Case("/v2/templates", frozenset({400}), {"alias": "theirs/base"}),
+    ("POST", "/v2/templates/{template_id}/builds/{path_id}"): Case(
+        "/v2/templates/{template}/builds/{build}", NOT_FOUND, {"fromImage": "debian:12"}
+    ),
+    ("GET", "/templates/{reference}/files/{files_hash}"): Case("/templates/{template}/files/" + "a" * 64, NOT_FOUND),
+    # The address's signature is all that lets an upload in.
+    ("PUT", "/templates/{template_id}/files/{files_hash}"): Case(
+        "/templates/{template}/files/" + "a" * 64,
+        frozenset({401, 403}),
+        params={"expires": "9999999999", "signature": "x"},
+    ),
+    # Nothing is built by these: they say what to use instead.
+    ("POST", "/templates"): Case("/templates", frozenset({400})),
+    ("POST", "/templates/{template_id}"): Case("/templates/{template}", frozenset({400})),
+    ("POST", "/templates/{template_id}/builds/{path_id}"): Case(
+        "/templates/{template}/builds/{build}", frozenset({400})
+    ),
     ("GET", "/api-keys"): _open("/api-keys"),
     ("POST", "/api-keys"): _open("/api-keys", {"name": "mine", "teamID": "{team}"}),
     ("PATCH", "/api-keys/{key_id}"): Case("/api-keys/{key}", NOT_FOUND, {"name": "mine now"}),
