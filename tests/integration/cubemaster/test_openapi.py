@@ -137,5 +137,7 @@ async def test_the_document_tells_errors_as_they_are(api: httpx.AsyncClient) -> 
     assert created["404"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorBody"}
     assert "content" not in document["paths"]["/sandboxes/{path_id}"]["delete"]["responses"]["204"]
     assert document["paths"]["/nodes"]["get"]["security"] == [{"AdminTokenAuth": []}]
+    upload = document["paths"]["/templates/{template_id}/files/{files_hash}"]["put"]["responses"]
+    assert {"411", "413"} <= upload.keys()
     assert "422" not in str(document)
     assert (await api.get("/docs")).status_code == 404
