@@ -19,12 +19,15 @@ _MEANINGS = {
     "403": "Valid credentials that do not cover this",
     "404": "There is no such object for this caller",
     "409": "The object is in a state that does not allow this",
+    "411": "An upload must say its length",
+    "413": "An upload is larger than may be stored",
     "429": "A limit is reached, or too many attempts failed; Retry-After says when to try again",
     "500": "A step failed; nothing of it is left behind",
     "503": "Something this depends on is down or full; Should-Retry says whether waiting helps",
 }
 _ALWAYS = ("400", "401", "403", "429", "500", "503")
 _OF_CHANGES = ("404", "409")
+_OF_UPLOADS = ("411", "413")
 _OPEN = frozenset({"/health"})
 _OPERATOR = ("/nodes", "/admin")
 _SECURITY_SCHEMES = {
@@ -75,7 +78,8 @@ def _tell(path: str, method: str, operation: dict[str, Any]) -> None:
         return
     operation["security"] = [{"AdminTokenAuth": []}] if path.startswith(_OPERATOR) else _OF_TEAMS
     names_something = "{" in path or method != "get"
-    for status in (*_ALWAYS, *(_OF_CHANGES if names_something else ())):
+    is_upload = method == "put" and path.endswith("/files/{files_hash}")
+    for status in (*_ALWAYS, *(_OF_CHANGES if names_something else ()), *(_OF_UPLOADS if is_upload else ())):
         responses.setdefault(
             status, {"description": _MEANINGS[status], "content": {"application/json": {"schema": _ERROR_REF}}}
         )
