@@ -69,6 +69,7 @@ class Proxy:
     master: Master
     session: aiohttp.ClientSession
     guest_port: int
+    api_port: int
 
     def host(self, port: int | None = None, sandbox: str = SANDBOX) -> str:
         return f"{self.guest_port if port is None else port}-{sandbox}.{DOMAIN}"
@@ -103,6 +104,7 @@ def redis_in_module() -> Iterator[RedisServer]:
 class Nginx:
     http_port: int
     https_port: int
+    api_port: int
     ca: Path
     master_socket: Path
 
@@ -111,7 +113,7 @@ class Nginx:
 def nginx(redis_in_module: RedisServer) -> Iterator[Nginx]:
     with tempfile.TemporaryDirectory(prefix="cube-px-") as name:
         base = Path(name)
-        http_port, https_port = free_port(), free_port()
+        http_port, https_port, api_port = free_port(), free_port(), free_port()
         files = render_proxy(
             base / "p",
             DOMAIN,
@@ -119,7 +121,7 @@ def nginx(redis_in_module: RedisServer) -> Iterator[Nginx]:
             redis_socket=redis_in_module.socket,
             http_port=http_port,
             https_port=https_port,
-            api_address=f"127.0.0.1:{free_port()}",
+            api_address=f"127.0.0.1:{api_port}",
         )
         with (base / "log").open("wb") as log:
             process = subprocess.Popen(["nginx", "-c", files.config], stdout=log, stderr=log)
@@ -129,7 +131,7 @@ def nginx(redis_in_module: RedisServer) -> Iterator[Nginx]:
                 if process.poll() is not None or time.monotonic() > give_up:
                     raise RuntimeError(f"nginx did not start:\n{(base / 'log').read_text()}")
                 time.sleep(0.05)
-            yield Nginx(http_port, https_port, files.ca, base / "master.sock")
+            yield Nginx(http_port, https_port, api_port, files.ca, base / "master.sock")
         finally:
             process.terminate()
             process.wait(timeout=20)
@@ -160,7 +162,14 @@ async def proxy(nginx: Nginx, redis_in_module: RedisServer) -> AsyncIterator[Pro
         auto_decompress=False, timeout=aiohttp.ClientTimeout(total=20), connector=aiohttp.TCPConnector(limit=0)
     ) as session:
         yield Proxy(
-            nginx.http_port, nginx.https_port, nginx.ca, redis_in_module, master, session, guest_port=free_port()
+            nginx.http_port,
+            nginx.https_port,
+            nginx.ca,
+            redis_in_module,
+            master,
+            session,
+            guest_port=free_port(),
+            api_port=nginx.api_port,
         )
     await runner.cleanup()
 
