@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import shutil
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,14 +17,16 @@ from appliance.common.clock import Clock
 from appliance.common.supervisor import Supervisor
 from appliance.contracts.node import BuildLogEntry, BuildProgress, BuildRequest, BuildState
 from appliance.cubelet.guest_image import GuestImage
-from appliance.cubelet.runtime import Stage, VmRecord
-from appliance.cubelet.services.machines import WARM_UP, Machines, guest_disks, new_vm_id
+from appliance.cubelet.runtime import RecordStore, Stage, VmRecord
+from appliance.cubelet.services.booting import Boots
+from appliance.cubelet.services.machines import WARM_UP, Machines, behind, guest_disks, new_vm_id
 from appliance.cubelet.services.taps import TapPool
-from appliance.cubelet.services.template_store import DEVICE_STATE, MEMORY, UPPER, TemplateMeta, TemplateStore
-from appliance.cubevs.base import GUEST_MAC, EgressPolicy, Switch
+from appliance.cubelet.services.template_meta import StartCommand, TemplateMeta
+from appliance.cubelet.services.template_store import DEVICE_STATE, MEMORY, UPPER, TemplateStore
+from appliance.cubevs.base import EgressPolicy, Switch, Tap
 from appliance.domain.errors import BuildNotFound, CubeError, DeadlineExceeded, GuestFailure, InvalidRequest
 from appliance.domain.ids import BuildId, SandboxId, TemplateId
-from appliance.hypervisor.base import BootSource, Confinement, Hypervisor, Nic, VmProcess, VmSpec
+from appliance.hypervisor.base import Confinement, Hypervisor, VmProcess, VmSpec
 from appliance.storage.base import DiskStore, ImageConfig, ImageStore, ImportedImage, RegistryCredentials
 
 log = structlog.get_logger()
@@ -73,6 +74,8 @@ class Templates:
         taps: TapPool,
         machines: Machines,
         store: TemplateStore,
+        records: RecordStore,
+        boots: Boots,
         guest_image: GuestImage,
         supervisor: Supervisor,
         clock: Clock,
@@ -85,6 +88,8 @@ class Templates:
         self._taps = taps
         self._machines = machines
         self._store = store
+        self._records = records
+        self._boots = boots
         self._guest_image = guest_image
         self._supervisor = supervisor
         self._clock = clock
@@ -138,7 +143,7 @@ class Templates:
     async def _collect_layers(self) -> None:
         # Under the build lock: a running build holds layers that no template names yet.
         async with self._one_at_a_time:
-            in_use = self._store.layers_in_use()
+            in_use = self._store.layers_in_use() | self._records.layers_in_use()
             for layer in await self._images.layers():
                 if layer.path.name not in in_use:
                     await self._images.delete_layer(layer.digest)
@@ -172,10 +177,11 @@ class Templates:
             workspace = self._store.workspace(build_id)
             undo.callback(_remove_tree, workspace)
             await self._disks.create_upper(workspace / UPPER, size_mib=request.writable_layer_mib)
-            record, spec = await self._prepare_vm(request, image, workspace, undo)
+            tap = await self._taps.acquire()
+            record, spec = await self._prepare_vm(tap, request, image, workspace, undo)
             build.say("booting")
-            vm = await self._boot(record, spec, undo)
-            guest = GuestClient(record.address)
+            vm = await self._boot(record, tap, spec, undo)
+            guest = GuestClient(tap.address)
             undo.push_async_callback(guest.close)
             await guest.wait_healthy(deadline=self._deadlines.boot)
             version = await guest.init(
@@ -206,6 +212,7 @@ class Templates:
                 env=_environment(image.config),
                 default_user=image.config.user or None,
                 default_workdir=image.config.working_dir or None,
+                start=_start(request, image.config),
             )
             await asyncio.to_thread(self._store.publish, workspace, meta)
             build.state = BuildState.READY
@@ -223,19 +230,15 @@ class Templates:
             raise DeadlineExceeded("importing the image", self._deadlines.image.total_seconds()) from error
 
     async def _prepare_vm(
-        self, request: BuildRequest, image: ImportedImage, workspace: Path, undo: AsyncExitStack
+        self, tap: Tap, request: BuildRequest, image: ImportedImage, workspace: Path, undo: AsyncExitStack
     ) -> tuple[VmRecord, VmSpec]:
-        tap = await self._taps.acquire()
         vm_id = new_vm_id()
         record = VmRecord(
             vm_id=vm_id,
             template_id=TemplateId(request.template_id),
             build_id=BuildId(request.build_id),
             envd_version="",
-            uid=self._machines.uid_of(tap),
-            tap_name=tap.name,
-            tap_ifindex=tap.ifindex,
-            address=tap.address,
+            **behind(tap),
             boot_id=self._machines.boot_id,
             stage=Stage.PREPARING,
         )
@@ -244,6 +247,7 @@ class Templates:
         undo.push_async_callback(self._machines.destroy_newest, vm_id)
         # Start commands may download; the fixed denials of CubeVS hold for builds as for sandboxes.
         await self._switch.admit(tap, SandboxId(vm_id), EgressPolicy())
+        uid = self._machines.uid_of(tap)
         spec = VmSpec(
             vm_id=vm_id,
             vcpus=request.vcpus,
@@ -254,24 +258,12 @@ class Templates:
             ),
             nic=None,
             runtime_dir=self._machines.make_runtime_dir(vm_id),
-            confinement=Confinement(uid=record.uid, gid=record.uid),
+            confinement=Confinement(uid=uid, gid=uid),
         )
         return record, spec
 
-    async def _boot(self, record: VmRecord, spec: VmSpec, undo: AsyncExitStack) -> VmProcess:
-        tap_fd = self._switch.open_tap(record.tap)
-        try:
-            vm = await self._hypervisor.boot(
-                replace(spec, nic=Nic(tap_fd=tap_fd, mac=GUEST_MAC)),
-                BootSource(
-                    kernel=self._guest_image.kernel,
-                    initramfs=self._guest_image.initramfs,
-                    cmdline=self._guest_image.cmdline,
-                ),
-                deadline=self._deadlines.boot,
-            )
-        finally:
-            os.close(tap_fd)
+    async def _boot(self, record: VmRecord, tap: Tap, spec: VmSpec, undo: AsyncExitStack) -> VmProcess:
+        vm = await self._boots.boot(spec, tap)
         undo.push_async_callback(self._hypervisor.stop, vm)
         self._machines.save(record.model_copy(update={"process": vm}))
         return vm
@@ -322,6 +314,16 @@ def start_command(start_cmd: str | None, config: ImageConfig) -> tuple[str, ...]
     if not argv or (len(argv) == 1 and argv[0].rsplit("/", 1)[-1] in {"sh", "bash", "ash", "python3", "node"}):
         return None
     return argv
+
+
+def _start(request: BuildRequest, config: ImageConfig) -> StartCommand | None:
+    """Return what the build starts, for sandboxes that are booted."""
+    argv = start_command(request.start_cmd, config)
+    if argv is None:
+        return None
+    return StartCommand(
+        argv=argv, user=config.user or None, env=_environment(config), working_dir=config.working_dir or None
+    )
 
 
 def _environment(config: ImageConfig) -> dict[str, str]:

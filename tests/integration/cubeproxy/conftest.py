@@ -104,9 +104,9 @@ def redis_in_module() -> Iterator[RedisServer]:
 class Nginx:
     http_port: int
     https_port: int
-    api_port: int
     ca: Path
     master_socket: Path
+    api_port: int
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def nginx(redis_in_module: RedisServer) -> Iterator[Nginx]:
                 if process.poll() is not None or time.monotonic() > give_up:
                     raise RuntimeError(f"nginx did not start:\n{(base / 'log').read_text()}")
                 time.sleep(0.05)
-            yield Nginx(http_port, https_port, api_port, files.ca, base / "master.sock")
+            yield Nginx(http_port, https_port, files.ca, base / "master.sock", api_port)
         finally:
             process.terminate()
             process.wait(timeout=20)

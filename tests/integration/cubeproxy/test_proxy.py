@@ -88,7 +88,20 @@ async def test_a_guests_own_502_is_its_own(proxy: Proxy, guest: Guest) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/init", "/init/", "//init", "/%69nit", "/./init", "/x/../init", "/init?x=1", "/fsfreeze", "/upgrade"]
+    "path",
+    [
+        "/init",
+        "/init/",
+        "//init",
+        "/%69nit",
+        "/./init",
+        "/x/../init",
+        "/init?x=1",
+        "/fsfreeze",
+        "/upgrade",
+        "/logs",
+        "/logs/?after=0",
+    ],
 )
 async def test_internal_agent_routes_are_hidden(proxy: Proxy, path: str) -> None:
     proxy.publish()

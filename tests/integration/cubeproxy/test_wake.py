@@ -122,9 +122,11 @@ async def test_so_many_may_wait_for_one_sandbox_and_the_others_are_told(proxy: P
             await asyncio.sleep(0.02)
     # Two workers, 64 each.
     assert 64 <= len(proxy.master.wakes) <= 128
-    assert {one.result() for one in asks if one.done()} == {429}
+    told = {one.result() for one in asks if one.done()}
+    # On a busy machine some look-ups are not answered in time, which is no reason to wait for the sandbox either.
+    assert {429} <= told <= {429, 503}
     go_on.set()
-    assert {status for status in await asyncio.gather(*asks) if status != 429} == {200}
+    assert {status for status in await asyncio.gather(*asks) if status not in told} == {200}
     proxy.master.on_wake = None
     async with proxy.get(host=proxy.host()) as response:
         assert response.status == 200

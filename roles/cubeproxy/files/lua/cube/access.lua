@@ -17,10 +17,10 @@ local MAX_DIALLING = 1024
 local dialling = 0
 
 -- Only Cubelet may call these. The agent takes its identity from whoever reaches them from outside the guest,
--- and seen from the guest that includes this proxy.
+-- and seen from the guest that includes this proxy. `/logs` is what Cubelet collects sandbox logs from.
 local INTERNAL = {
     ["/init"] = true, ["/freeze"] = true, ["/unfreeze"] = true, ["/collapse"] = true,
-    ["/fsfreeze"] = true, ["/fsthaw"] = true, ["/upgrade"] = true,
+    ["/fsfreeze"] = true, ["/fsthaw"] = true, ["/upgrade"] = true, ["/logs"] = true, ["/flush"] = true,
 }
 
 -- nginx has decoded and normalised the path here. Frameworks differ in what else they overlook: a slash at the end,
