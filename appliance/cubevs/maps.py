@@ -232,6 +232,19 @@ class Maps:
         self.sessions.put(pack_index(ifindex), struct.pack("=I", fresh.fd))
         fresh.close()  # the outer map holds it now
 
+    def wait_for_programs(self, ifindex: int) -> None:
+        """Return when every run of a program that began before this call has ended. Sessions stay.
+
+        The kernel waits so whenever a map of maps is written, whatever is written. Blocks for some 15 ms.
+        """
+        sessions = self.sessions_of(ifindex)
+        if sessions is None:
+            return
+        try:
+            self.sessions.put(pack_index(ifindex), struct.pack("=I", sessions.fd))
+        finally:
+            sessions.close()
+
     def sessions_of(self, ifindex: int) -> BpfMap | None:
         """Open the session map of a tap; None where it has none."""
         id_ = self.sessions.get(pack_index(ifindex))

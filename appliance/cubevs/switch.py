@@ -170,10 +170,17 @@ class CubeVS:
             generation = (former.generation + 1) & 0xFFFFFFFF
             flags = TapFlag.ADMITTED | (TapFlag.INTERNET if policy.allow_internet else UNADMITTED)
             # The programs look under the generation that the tap's entry names: writing the entry switches over.
-            for key in policy_keys(tap.ifindex, generation, policy):
-                maps.policy.put(key.pack(), pack_mark())
-            maps.taps.put(pack_index(tap.ifindex), TapEntry(tap.address, flags, generation).pack())
+            try:
+                for key in policy_keys(tap.ifindex, generation, policy):
+                    maps.policy.put(key.pack(), pack_mark())
+                maps.taps.put(pack_index(tap.ifindex), TapEntry(tap.address, flags, generation).pack())
+            except OSError as error:
+                # The next policy is written under the same generation, and must not find what this one left.
+                _forget_policy(maps, tap.ifindex, keep=former.generation)
+                raise NetworkFailure(f"cannot write the network rules of {tap.name}: {error}") from error
             if TapFlag.ADMITTED in former.flags:
+                # A program that began under the former policy would find half of it.
+                await asyncio.to_thread(maps.wait_for_programs, tap.ifindex)
                 _forget_policy(maps, tap.ifindex, keep=generation)
             await netlink.label(tap.ifindex, sandbox_id)
 

@@ -69,6 +69,7 @@ class Proxy:
     master: Master
     session: aiohttp.ClientSession
     guest_port: int
+    api_port: int
 
     def host(self, port: int | None = None, sandbox: str = SANDBOX) -> str:
         return f"{self.guest_port if port is None else port}-{sandbox}.{DOMAIN}"
@@ -161,7 +162,14 @@ async def proxy(nginx: Nginx, redis_in_module: RedisServer) -> AsyncIterator[Pro
         auto_decompress=False, timeout=aiohttp.ClientTimeout(total=20), connector=aiohttp.TCPConnector(limit=0)
     ) as session:
         yield Proxy(
-            nginx.http_port, nginx.https_port, nginx.ca, redis_in_module, master, session, guest_port=free_port()
+            nginx.http_port,
+            nginx.https_port,
+            nginx.ca,
+            redis_in_module,
+            master,
+            session,
+            guest_port=free_port(),
+            api_port=nginx.api_port,
         )
     await runner.cleanup()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import select
 import socket
 import threading
@@ -14,9 +15,11 @@ import pytest
 
 from appliance.cubevs import loader
 from appliance.cubevs.base import GATEWAY_ADDRESS, DropReason, EgressPolicy
+from appliance.cubevs.kernel import BpfMap
 from appliance.cubevs.maps import Closed, Opener, Session, SessionKey, open_maps
 from appliance.cubevs.switch import CubeVS
 from appliance.cubevs.taps import make_tap
+from appliance.domain.errors import NetworkFailure
 from appliance.domain.ids import new_sandbox_id
 from tests.integration.cubevs.conftest import MakeGuest
 from tests.support.sandbox_net import (
@@ -212,6 +215,73 @@ async def test_a_stricter_policy_cuts_open_flows_both_ways(make_guest: MakeGuest
             await dropped(switch, DropReason.POLICY, before)
             assert nothing_arrived(connection)
             assert nothing_arrived(client)
+
+
+async def test_a_change_opens_nothing_that_both_policies_forbid(
+    make_guest: MakeGuest, switch: CubeVS, place: Site
+) -> None:
+    """Each policy forbids the target in another way, under a default that would let it through."""
+    target = IPv4Network(f"{OUTSIDE}/32")
+    others = tuple(IPv4Network(f"198.51.100.{n}/32") for n in range(32))
+    policies = (EgressPolicy(deny=(target, *others)), EgressPolicy(deny=(*others, IPv4Network("203.0.113.0/24"))))
+    tap, guest = await make_guest(policies[0])
+    stop = threading.Event()
+    sent = 0
+
+    def probe() -> None:
+        nonlocal sent
+        with guest.udp() as prober:
+            while not stop.is_set():
+                prober.sendto(b"probe", (str(OUTSIDE), 9001))
+                sent += 1
+
+    with place.outside.entered():
+        server = udp_socket(OUTSIDE, 9001)
+    prober = threading.Thread(target=probe)
+    with server:
+        prober.start()
+        try:
+            for n in range(200):
+                await switch.admit(tap, new_sandbox_id(), policies[n % 2])
+        finally:
+            stop.set()
+            prober.join()
+        assert sent > 1000
+        assert nothing_arrived(server)
+
+
+async def test_a_change_keeps_the_flows_that_the_new_policy_allows(
+    make_guest: MakeGuest, switch: CubeVS, place: Site
+) -> None:
+    tap, guest = await make_guest()
+    with place.listen(OUTSIDE, 8089) as server, guest.connect(OUTSIDE, 8089) as client:
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(5)
+            only = EgressPolicy(allow_internet=False, allow=(IPv4Network(f"{OUTSIDE}/32"),))
+            await switch.admit(tap, new_sandbox_id(), only)
+            assert transfer(client, connection, MEBIBYTE) == MEBIBYTE
+
+
+async def test_rules_that_cannot_be_written_leave_the_former_ones_whole(
+    make_guest: MakeGuest, switch: CubeVS, in_node: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap, _ = await make_guest(EgressPolicy(deny=(EVERYTHING,)))
+    maps = open_maps(in_node.bpffs / "v1" / "maps", sessions_per_tap=16)
+    before = sorted(maps.policy.keys())
+    put = BpfMap.put
+    room = iter([True, False])
+
+    def full(self: BpfMap, key: bytes, value: bytes) -> None:
+        if not next(room):
+            raise OSError(errno.ENOSPC, "no room")
+        put(self, key, value)
+
+    monkeypatch.setattr(BpfMap, "put", full)
+    with pytest.raises(NetworkFailure, match="cannot write the network rules"):
+        await switch.admit(tap, new_sandbox_id(), EgressPolicy(allow=(EVERYTHING, IPv4Network("1.1.1.1/32"))))
+    monkeypatch.undo()
+    assert sorted(maps.policy.keys()) == before
 
 
 async def test_dns_is_answered_by_the_node(make_guest: MakeGuest, in_node: Site) -> None:
