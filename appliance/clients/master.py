@@ -3,40 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from appliance.clients.secrets import SecretsClient
 from appliance.clients.teams import TeamsClient
 from appliance.common.http import InternalClient
 from appliance.contracts.master import (
     AssignedTags,
     BuildPage,
+    BuildStart,
     BuildView,
+    Connected,
     CreatedKey,
+    Forked,
     KeyChange,
     KeyDigest,
     KeyView,
     LogLevel,
+    NewConnect,
     NewEgress,
+    NewFork,
     NewKey,
+    NewPause,
+    NewResume,
     NewSandbox,
+    NewSnapshot,
     NewTags,
     NewTemplate,
+    NewTemplateBuild,
     NewTimeout,
     NodeView,
     OldTags,
+    RequestedBuild,
     ResolvedKey,
     Route,
     SandboxPage,
     SandboxState,
     SandboxView,
+    SnapshotPage,
+    SnapshotView,
     TagView,
     TemplateChange,
     TemplatePage,
     TemplateView,
+    Upload,
 )
 from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus, SandboxLogEntry
 from appliance.contracts.teams import NodeDraining
@@ -48,13 +62,15 @@ _LOGS = TypeAdapter(list[BuildLogEntry])
 _SANDBOX_LOGS = TypeAdapter(list[SandboxLogEntry])
 _SAMPLES = TypeAdapter(list[MetricSample])
 _LATEST = TypeAdapter(dict[str, MetricSample])
+_FORKED = TypeAdapter(list[Forked])
+_FORK_TURNS = 4
 _NODES = TypeAdapter(list[NodeView])
 
 
 class MasterClient:
     """Calls CubeMaster through `http`, which its maker closes.
 
-    `deadline` bounds every call but `create_sandbox`, which waits for a guest and has `create_deadline`.
+    `deadline` bounds every call but those that wait for a guest or its disk, which have `create_deadline`.
     """
 
     def __init__(
@@ -67,6 +83,7 @@ class MasterClient:
         self._http = http
         self._deadline = deadline
         self.teams = TeamsClient(http, deadline=deadline)
+        self.secrets = SecretsClient(http, deadline=deadline)
         self._create_deadline = create_deadline
 
     async def health(self) -> None:
@@ -93,8 +110,36 @@ class MasterClient:
     # Sandboxes
 
     async def create_sandbox(self, new: NewSandbox) -> SandboxView:
-        answer = await self._http.request("POST", "/v1/sandboxes", deadline=self._create_deadline, json=_dump(new))
-        return SandboxView.model_validate(answer)
+        return SandboxView.model_validate(await self._wait("/v1/sandboxes", _dump(new)))
+
+    async def pause_sandbox(self, sandbox_id: str, pause: NewPause) -> None:
+        await self._wait(f"/v1/sandboxes/{sandbox_id}/pause", _dump(pause))
+
+    async def resume_sandbox(self, sandbox_id: str, resume: NewResume) -> SandboxView:
+        return SandboxView.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/resume", _dump(resume)))
+
+    async def connect_sandbox(self, sandbox_id: str, connect: NewConnect) -> Connected:
+        return Connected.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/connect", _dump(connect)))
+
+    async def take_snapshot(self, sandbox_id: str, new: NewSnapshot) -> SnapshotView:
+        return SnapshotView.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/snapshots", _dump(new)))
+
+    async def list_snapshots(
+        self,
+        *,
+        team_id: str | None = None,
+        sandbox_id: str | None = None,
+        name: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> SnapshotPage:
+        params = _present(team_id=team_id, sandbox_id=sandbox_id, name=name, limit=str(limit), cursor=cursor)
+        return SnapshotPage.model_validate(await self._call("GET", "/v1/snapshots", params=params))
+
+    async def fork_sandbox(self, sandbox_id: str, new: NewFork) -> list[Forked]:
+        # A snapshot first, then the copies, several at a time.
+        path, deadline = f"/v1/sandboxes/{sandbox_id}/fork", _FORK_TURNS * self._create_deadline
+        return _FORKED.validate_python(await self._http.request("POST", path, deadline=deadline, json=_dump(new)))
 
     async def list_sandboxes(
         self,
@@ -254,6 +299,38 @@ class MasterClient:
         )
         return _LOGS.validate_python(await self._call("GET", f"/v1/builds/{build_id}/logs", params=params))
 
+    # Builds of the template builder
+
+    async def request_build(self, new: NewTemplateBuild) -> RequestedBuild:
+        return RequestedBuild.model_validate(await self._call("POST", "/v1/template-builds", _dump(new)))
+
+    async def start_build(self, build_id: str, start: BuildStart) -> BuildView:
+        return BuildView.model_validate(await self._call("POST", f"/v1/builds/{build_id}/start", _dump(start)))
+
+    async def ask_upload(self, template: str, files_hash: str, *, team_id: str) -> Upload:
+        params = {"template": template, "files_hash": files_hash, "team_id": team_id}
+        return Upload.model_validate(await self._call("GET", "/v1/template-uploads", params=params))
+
+    async def upload(
+        self,
+        template_id: str,
+        files_hash: str,
+        body: AsyncIterator[bytes],
+        *,
+        length: int,
+        expires: str,
+        signature: str,
+        deadline: timedelta,
+    ) -> None:
+        """Put the files of a COPY as they come, under the leave that `ask_upload` gave."""
+        await self._http.upload(
+            f"/v1/template-files/{template_id}/{files_hash}",
+            body,
+            length=length,
+            params={"expires": expires, "signature": signature},
+            deadline=deadline,
+        )
+
     # Nodes and routes
 
     async def list_nodes(self) -> list[NodeView]:
@@ -270,6 +347,13 @@ class MasterClient:
 
     async def get_route(self, sandbox_id: str) -> Route:
         return Route.model_validate(await self._call("GET", f"/v1/routes/{sandbox_id}"))
+
+    async def wake(self, sandbox_id: str) -> Route:
+        """Resume it for traffic, unless it runs; return where the traffic goes."""
+        return Route.model_validate(await self._wait(f"/v1/routes/{sandbox_id}/wake", None))
+
+    async def _wait(self, path: str, json: Any) -> Any:
+        return await self._http.request("POST", path, deadline=self._create_deadline, json=json)
 
     async def _call(self, method: str, path: str, json: Any = None, params: Mapping[str, str] | None = None) -> Any:
         return await self._http.request(method, path, deadline=self._deadline, json=json, params=params)

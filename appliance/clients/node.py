@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from appliance.common.http import InternalClient
 from appliance.contracts.node import (
@@ -35,8 +35,7 @@ _SANDBOXES = TypeAdapter(list[NodeSandbox])
 class NodeClient:
     """Calls one node through `http`, which its maker closes.
 
-    `deadline` bounds every call but those that wait for a guest, or copy what it has: those have `create_deadline`, or
-    `save_deadline`.
+    `deadline` bounds every call but those that wait for a guest or its disk, which have `create_deadline`.
     """
 
     def __init__(
@@ -45,12 +44,10 @@ class NodeClient:
         *,
         deadline: timedelta = timedelta(seconds=10),
         create_deadline: timedelta = timedelta(seconds=45),
-        save_deadline: timedelta = timedelta(minutes=5),
     ) -> None:
         self._http = http
         self._deadline = deadline
         self._create_deadline = create_deadline
-        self._save_deadline = save_deadline
 
     async def health(self) -> None:
         await self._call("GET", "/health")
@@ -76,6 +73,15 @@ class NodeClient:
             json=new.model_dump(mode="json", exclude_none=True),
         )
         return NodeSandbox.model_validate(answer)
+
+    async def pause_sandbox(self, sandbox_id: str, pause: Pause) -> None:
+        await self._wait(f"/v1/sandboxes/{sandbox_id}/pause", pause)
+
+    async def resume_sandbox(self, sandbox_id: str, resume: Resume) -> NodeSandbox:
+        return NodeSandbox.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/resume", resume))
+
+    async def snapshot_sandbox(self, sandbox_id: str, snapshot: Snapshot) -> SnapshotTaken:
+        return SnapshotTaken.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/snapshot", snapshot))
 
     async def list_sandboxes(self) -> list[NodeSandbox]:
         return _SANDBOXES.validate_python(await self._call("GET", "/v1/sandboxes"))
@@ -124,34 +130,12 @@ class NodeClient:
         params = {"sandbox_ids": ",".join(sandbox_ids)}
         return _LATEST.validate_python(await self._call("GET", "/v1/sandbox-metrics", params=params))
 
-    async def pause_sandbox(self, sandbox_id: str, pause: Pause) -> None:
-        await self._http.request(
-            "POST",
-            f"/v1/sandboxes/{sandbox_id}/pause",
-            deadline=self._save_deadline,
-            json=pause.model_dump(mode="json"),
-        )
-
-    async def resume_sandbox(self, sandbox_id: str, resume: Resume) -> NodeSandbox:
-        answer = await self._http.request(
-            "POST",
-            f"/v1/sandboxes/{sandbox_id}/resume",
-            deadline=self._save_deadline,
-            json=resume.model_dump(mode="json", exclude_none=True),
-        )
-        return NodeSandbox.model_validate(answer)
-
-    async def snapshot_sandbox(self, sandbox_id: str, snapshot: Snapshot) -> SnapshotTaken:
-        answer = await self._http.request(
-            "POST",
-            f"/v1/sandboxes/{sandbox_id}/snapshot",
-            deadline=self._save_deadline,
-            json=snapshot.model_dump(mode="json"),
-        )
-        return SnapshotTaken.model_validate(answer)
-
     async def delete_sandbox(self, sandbox_id: str) -> None:
         await self._call("DELETE", f"/v1/sandboxes/{sandbox_id}")
+
+    async def _wait(self, path: str, body: BaseModel) -> Any:
+        json = body.model_dump(mode="json", exclude_none=True)
+        return await self._http.request("POST", path, deadline=self._create_deadline, json=json)
 
     async def _call(self, method: str, path: str, json: Any = None, params: Mapping[str, str] | None = None) -> Any:
         return await self._http.request(method, path, deadline=self._deadline, json=json, params=params)

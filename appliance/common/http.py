@@ -6,7 +6,7 @@ socket or TCP, which raises the same class of `domain/errors.py` that the servic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +24,8 @@ from appliance.domain import errors
 log = structlog.get_logger()
 
 _STATUS: tuple[tuple[type[errors.CubeError], int], ...] = (
+    (errors.LengthRequired, 411),
+    (errors.PayloadTooLarge, 413),
     (errors.InvalidRequest, 400),
     (errors.Unauthenticated, 401),
     (errors.Forbidden, 403),
@@ -141,13 +143,43 @@ class InternalClient:
         if self._session is None:
             # Made here, not in the constructor: a session belongs to the running loop.
             self._session = aiohttp.ClientSession(connector=self._connector_of())
+        return await self._ask(self._session, method, path, deadline=deadline, json=json, params=params)
+
+    async def upload(
+        self,
+        path: str,
+        body: AsyncIterator[bytes],
+        *,
+        length: int,
+        deadline: timedelta,
+        params: Mapping[str, str] | None = None,
+    ) -> Any:
+        """PUT `length` bytes as they come, and return and raise what `request` does.
+
+        The body is begun when the service asks for it, which it does not where it refuses. Such a request is half
+        sent, so the connection is used for nothing else.
+        """
+        async with aiohttp.ClientSession(connector=self._connector_of()) as session:
+            return await self._ask(
+                session,
+                "PUT",
+                path,
+                deadline=deadline,
+                params=params,
+                data=body,
+                expect100=True,
+                headers={"Content-Length": str(length), "Connection": "close"},
+            )
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, method: str, path: str, *, deadline: timedelta, **options: Any
+    ) -> Any:
         try:
-            async with self._session.request(
+            async with session.request(
                 method,
                 self._base.with_path(path),
-                json=json,
-                params=params,
                 timeout=aiohttp.ClientTimeout(total=deadline.total_seconds()),
+                **options,
             ) as response:
                 payload = await response.json(content_type=None) if response.content_length != 0 else None
                 if response.status >= 400:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from appliance.domain.access import Scope
+ScopeName = Literal["sandboxes", "templates", "volumes", "secrets", "keys"]
+"""The words of `domain.access.Scope`."""
 
 
 class _Request(BaseModel):
@@ -26,7 +28,7 @@ class KeyMask(_Answer):
 
 class NewTeamApiKey(_Request):
     name: str = Field(min_length=1, max_length=255)
-    scopes: tuple[Scope, ...] | None = Field(default=None, min_length=1, max_length=len(Scope))
+    scopes: tuple[ScopeName, ...] | None = Field(default=None, min_length=1, max_length=10)
     """Left out: what the calling key may do."""
     expiresAt: datetime | None = None
 

@@ -2,7 +2,7 @@
 
 Callers are trusted; CubeAPI passes the team that a key belongs to. `team_id` is a query parameter on GET and DELETE.
 A missing `team_id` is the operator: every team's objects. A list of sandboxes takes `state` as a comma-separated list
-(default running and paused) and `metadata` as a JSON object of which every pair must match.
+(default: all that callers may use) and `metadata` as a JSON object of which every pair must match.
 
     GET    /health                                 204
     POST   /v1/keys/resolve                        200 ResolvedKey        KeyDigest; Unauthenticated
@@ -14,6 +14,12 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     GET    /v1/sandboxes?state=&template=&metadata=&order=&started_after=&limit=&cursor=   200 SandboxPage
     GET    /v1/sandboxes/{sandbox_id}              200 SandboxView        with ?ended=true also one that has ended
     POST   /v1/sandboxes/{sandbox_id}/timeout      200 SandboxView        NewTimeout
+    POST   /v1/sandboxes/{sandbox_id}/pause        204                    NewPause; Conflict, GuestUnresponsive
+    POST   /v1/sandboxes/{sandbox_id}/resume       201 SandboxView        NewResume; Conflict if running
+    POST   /v1/sandboxes/{sandbox_id}/connect      200 Connected          NewConnect: resumed if paused
+    POST   /v1/sandboxes/{sandbox_id}/snapshots    201 SnapshotView       NewSnapshot; Conflict if paused
+    POST   /v1/sandboxes/{sandbox_id}/fork         201 [Forked]           NewFork; Conflict if paused
+    GET    /v1/snapshots?team_id=&sandbox_id=&name=&limit=&cursor=   200 SnapshotPage, newest first
     PUT    /v1/sandboxes/{sandbox_id}/network      204                    NewEgress, in force when it answers
     GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end=   200 [contracts.node.MetricSample]
     GET    /v1/sandboxes/{sandbox_id}/logs?at=&backward=&limit=&level=&search=   200 [contracts.node.SandboxLogEntry],
@@ -33,11 +39,18 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     GET    /v1/builds?template=&limit=&cursor=     200 BuildPage, newest first
     GET    /v1/builds/{build_id}?log_offset=N&log_limit=&log_level=   200 BuildView
     GET    /v1/builds/{build_id}/logs?template_id=&at=&backward=&limit=&level=   200 [BuildLogEntry]
+    POST   /v1/template-builds                     202 RequestedBuild     NewTemplateBuild: a draft, until it is started
+    POST   /v1/builds/{build_id}/start             202 BuildView          BuildStart; InvalidRequest if it is none
+    GET    /v1/template-uploads?template=&files_hash=&team_id=        200 Upload
+    PUT    /v1/template-files/{template_id}/{hash}?expires=&signature=    204    a body with its Content-Length;
+                                                   Unauthenticated, Forbidden, LengthRequired, PayloadTooLarge
+    GET    /v1/template-files/{template_id}/{hash} 200 the bytes of that PUT, NotFound
     GET    /v1/nodes                               200 [NodeView]
     POST   /v1/nodes/{node_id}/heartbeat           204                    contracts.node.NodeStatus; the first registers
     POST   /v1/nodes/{node_id}/ended               204                    [contracts.node.EndedSandbox]
-    GET    /v1/routes/{sandbox_id}                 200 Route              NotFound
-    POST   /v1/routes/{sandbox_id}/wake            200 Route              Forbidden, NotFound, Conflict, QuotaExceeded
+    GET    /v1/routes/{sandbox_id}                 200 Route              NotFound; also of a paused one
+    POST   /v1/routes/{sandbox_id}/wake            200 Route              resumed for traffic; Forbidden, QuotaExceeded,
+                                                                          NotFound, SandboxTransitioning
     POST   /v1/teams                               201 TeamView           NewTeam; shapes of teams: contracts/teams.py
     GET    /v1/teams                               200 [TeamView]
     GET    /v1/teams/{reference}                   200 TeamView           id or slug
@@ -48,6 +61,11 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     POST   /v1/teams/{reference}/builds/cancel     200 Tally
     GET    /v1/running-counts                      200 {team_id: sandboxes}
     PUT    /v1/nodes/{node_id}/draining            204                    NodeDraining
+    POST   /v1/secrets                             201 SecretView         NewSecret; shapes: contracts/secrets.py
+    GET    /v1/secrets?team_id=&limit=&cursor=     200 SecretPage, newest first
+    GET    /v1/secrets/{selector}?team_id=         200 SecretView         id or name
+    POST   /v1/secrets/{selector}                  200 SecretView         SecretUpdate
+    DELETE /v1/secrets/{selector}?team_id=         204
 """
 
 from __future__ import annotations
@@ -58,6 +76,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from appliance.contracts.errors import ErrorBody
 from appliance.contracts.node import BuildLogEntry, EndReason, HostReport, OnTimeout, RegistryLogin
 
 
@@ -117,7 +136,10 @@ class CreatedKey(KeyView):
 class SandboxState(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
+    PAUSING = "pausing"
     PAUSED = "paused"
+    RESUMING = "resuming"
+    SNAPSHOTTING = "snapshotting"
     KILLING = "killing"
     ENDED = "ended"
 
@@ -133,6 +155,9 @@ class NewSandbox(_Wire):
     allow_internet: bool = True
     allow_out: tuple[str, ...] = ()
     deny_out: tuple[str, ...] = ()
+    on_timeout: OnTimeout = OnTimeout.KILL
+    auto_resume: bool = False
+    """Whether traffic resumes it from a pause with memory."""
     allow_public_traffic: bool = True
     """False: CubeProxy demands the sandbox's traffic token."""
     mask_request_host: str | None = None
@@ -161,6 +186,9 @@ class SandboxView(_Wire):
     mask_request_host: str | None = None
     on_timeout: OnTimeout = OnTimeout.KILL
     auto_resume: bool = False
+    paused_at: datetime | None = None
+    filesystem_only: bool = False
+    """Whether a paused one kept its disk alone."""
     envd_version: str
     access_token: str | None = Field(default=None, repr=False)
     traffic_token: str | None = Field(default=None, repr=False)
@@ -182,6 +210,73 @@ class NewTimeout(_Wire):
     timeout_s: int = Field(ge=0)
     extend_only: bool = False
     """Never shorten: what connect and refreshes do."""
+
+
+class NewPause(_Wire):
+    team_id: str | None = None
+    memory: bool = True
+    """False keeps the disk alone: the next resume boots."""
+    require_healthy_guest: bool = False
+
+
+class NewResume(_Wire):
+    team_id: str | None = None
+    timeout_s: int = Field(ge=1)
+    memory: bool = True
+    """False boots from the disk even where memory was kept."""
+    auto_pause: bool | None = None
+    """What becomes of it at its next timeout; None: what it was created with."""
+
+
+class NewConnect(_Wire):
+    team_id: str | None = None
+    timeout_s: int = Field(ge=1)
+    """From now; one that runs is never shortened."""
+    memory: bool = True
+    """As in `NewResume`, where it has to be resumed."""
+
+
+class Connected(_Wire):
+    sandbox: SandboxView
+    resumed: bool
+
+
+class NewSnapshot(_Wire):
+    team_id: str | None = None
+    name: str | None = None
+    """`[team/]name[:tag]`. Without one it is known by an id alone."""
+    memory: bool = True
+    """False keeps the disk alone: sandboxes made from it boot."""
+
+
+class SnapshotView(_Wire):
+    snapshot_id: str
+    """Usable wherever a template's reference is."""
+    names: tuple[str, ...] = ()
+    sandbox_id: str
+    """The sandbox that it was taken of."""
+    template_id: str
+    build_id: str
+    team_slug: str
+    taken_at: datetime
+
+
+class SnapshotPage(_Wire):
+    snapshots: tuple[SnapshotView, ...]
+    next_cursor: str | None = None
+
+
+class NewFork(_Wire):
+    team_id: str | None = None
+    timeout_s: int = Field(ge=1)
+    count: int = Field(default=1, ge=1, le=100)
+
+
+class Forked(_Wire):
+    """One of the two."""
+
+    sandbox: SandboxView | None = None
+    error: ErrorBody | None = None
 
 
 class NewEgress(_Wire):
@@ -209,6 +304,54 @@ class NewTemplate(_Wire):
     public: bool = False
 
 
+class NewTemplateBuild(_Wire):
+    """A build of E2B's template builder, whose base and steps come later, with `BuildStart`."""
+
+    team_id: str
+    name: str = Field(max_length=512)
+    """`[team/]name[:tag]`: a new template, or one of the team's, which then gets one more build."""
+    tags: tuple[str, ...] = Field(default=(), max_length=100)
+    """Besides the one in `name`. None at all means `default`."""
+    vcpus: int | None = None
+    memory_mib: int | None = None
+    min_free_disk_mib: int | None = None
+    """Room on the disk besides what the steps are given. None, as for the sizes: the settings say."""
+
+
+class NewBuildStep(_Wire):
+    """As a client sent it: CubeMaster says what is wrong with it."""
+
+    type: str
+    args: tuple[str, ...] = ()
+    files_hash: str | None = None
+    force: bool = False
+
+
+class BuildStart(_Wire):
+    """What a draft is made from. One of `image` and `template`."""
+
+    team_id: str
+    template_id: str
+    """The draft must be one of this template."""
+    image: str | None = Field(default=None, max_length=1024)
+    """A reference to a registry, and nothing else."""
+    template: str | None = Field(default=None, max_length=512)
+    registry: RegistryLogin | None = None
+    steps: tuple[NewBuildStep, ...] = ()
+    force: bool = False
+    start_cmd: str | None = Field(default=None, max_length=65535)
+    ready_cmd: str | None = Field(default=None, max_length=65535)
+
+
+class Upload(_Wire):
+    """Leave to put the files of a COPY: `expires` and `signature` are what that PUT must carry."""
+
+    template_id: str
+    present: bool
+    expires: int
+    signature: str = Field(repr=False)
+
+
 LogLevel = Literal["debug", "info", "warn", "error"]
 
 
@@ -226,6 +369,8 @@ class BuildView(_Wire):
     status: BuildStatus
     reason: str | None = None
     step: str | None = None
+    reason_logs: tuple[BuildLogEntry, ...] = ()
+    """The last that was logged of the step that failed."""
     logs: tuple[BuildLogEntry, ...] = ()
     created_at: datetime
     finished_at: datetime | None = None
@@ -284,7 +429,8 @@ class TemplateView(_Wire):
     envd_version: str
     status: BuildStatus
     reason: str | None = None
-    image: str
+    image: str | None
+    """None where it was made from another template, or of nothing yet."""
     nodes: tuple[str, ...] = ()
     """Nodes that hold a ready replica."""
     created_at: datetime
@@ -292,6 +438,13 @@ class TemplateView(_Wire):
     last_spawned_at: datetime | None = None
     spawn_count: int = 0
     build_count: int = 1
+
+
+class RequestedBuild(_Wire):
+    template: TemplateView
+    build_id: str
+    tags: tuple[str, ...]
+    """All that will point to it once it is READY."""
 
 
 class TemplatePage(_Wire):
@@ -328,14 +481,14 @@ class NodeView(_Wire):
 
 
 class Route(_Wire):
-    """Also the value in Redis under `cube:route:<sandboxID>`, as JSON."""
+    """Also the value in Redis under `cube:route:<sandboxID>`, as JSON, while it runs; a paused one is not in Redis."""
 
     node: str
-    address: str | None
+    address: str | None = None
     """None unless it is running."""
     state: Literal["running", "paused", "transitioning"] = "running"
     auto_resume: bool = False
-    """Whether traffic wakes it while it is paused."""
+    """Whether `wake` may resume it for traffic, should it be paused."""
     traffic_token_sha256: str | None = None
     """Where set, requests to any port but the agent's must carry the token of this digest. The token is never here."""
     mask_request_host: str | None = None

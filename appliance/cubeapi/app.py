@@ -15,6 +15,7 @@ from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import InternalClient, install_error_handlers
 from appliance.cubeapi.auth import Authenticator
 from appliance.cubeapi.failures import FailureLimit
+from appliance.cubeapi.openapi import describe
 from appliance.cubeapi.routes import (
     access_tokens,
     admin,
@@ -22,6 +23,7 @@ from appliance.cubeapi.routes import (
     nodes,
     sandbox_logs,
     sandboxes,
+    secrets,
     teams,
     templates,
 )
@@ -35,6 +37,8 @@ def public_code(error: errors.CubeError) -> str | None:
         return "sandbox_capacity_unavailable"
     if isinstance(error, errors.DeadlineExceeded):
         return "sandbox_placement_timeout"
+    if isinstance(error, errors.GuestUnresponsive):
+        return "sandbox_snapshot_guest_agent_unresponsive"
     if isinstance(error, errors.NodeFailure):
         return "sandbox_create_failed"
     return None
@@ -59,8 +63,16 @@ def create_app(settings: CubeApiSettings, *, admin_token: str | None = None, clo
             yield
             await authenticate.close()
 
-    app = FastAPI(title="CubeAPI", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="CubeAPI",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     install_error_handlers(app, code_of=public_code)
+    describe(app)
     app.add_middleware(
         CORSMiddleware,
         # Keys travel in a header, never in a cookie: any origin may ask, none is trusted for it.
@@ -77,9 +89,10 @@ def create_app(settings: CubeApiSettings, *, admin_token: str | None = None, clo
 
     app.include_router(sandboxes.router(master, authenticate, settings))
     app.include_router(sandbox_logs.router(master, authenticate))
-    app.include_router(templates.router(master, authenticate))
+    app.include_router(templates.router(master, authenticate, settings))
     app.include_router(api_keys.router(master, authenticate, clock))
     app.include_router(teams.router(master, authenticate))
+    app.include_router(secrets.router(master, authenticate))
     app.include_router(access_tokens.router(authenticate))
     app.include_router(nodes.router(master, authenticate))
     app.include_router(admin.router(master, authenticate, clock))

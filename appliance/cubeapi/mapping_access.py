@@ -7,7 +7,7 @@ from uuid import UUID
 
 from appliance.contracts import e2b_access as public
 from appliance.contracts import master, teams
-from appliance.domain.access import Scope, granted_expiry, granted_scopes
+from appliance.domain.access import Scope, granted_expiry, granted_scopes, parse_scopes
 from appliance.domain.errors import InvalidRequest
 
 
@@ -16,7 +16,8 @@ def new_key(body: public.NewTeamApiKey, *, granter: master.ResolvedKey, now: dat
     if body.expiresAt is not None and body.expiresAt.tzinfo is None:
         raise InvalidRequest("expiresAt has no time zone; add one, such as Z")
     has = None if granter.scopes is None else frozenset(Scope(one) for one in granter.scopes)
-    scopes = granted_scopes(None if body.scopes is None else frozenset(body.scopes), granter=has)
+    asked = None if body.scopes is None else parse_scopes(body.scopes)
+    scopes = granted_scopes(asked, granter=has)
     return master.NewKey(
         team_id=granter.team_id,
         name=body.name,

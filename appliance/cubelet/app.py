@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 
 from appliance import __version__
 from appliance.clients.master import MasterClient
-from appliance.common import failpoints
 from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import InternalClient, install_error_handlers
 from appliance.common.supervisor import Supervisor
@@ -131,13 +130,10 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
     """Return the application; its drivers start, and the node is recovered, when it is served."""
     clock = clock or SystemClock()
     deadlines = settings.deadlines
-    restore_deadline = timedelta(seconds=deadlines.restore_s)
-    init_deadline = timedelta(seconds=deadlines.init_s)
     this_boot = boot_id()
     registry = CollectorRegistry()
     metrics = CubeletMetrics(registry)
     supervisor = Supervisor()
-    failpoints.arm(settings.failpoints)
     creates = Activity(clock)
     records = RecordStore(settings.data_dir / "sandboxes")
     store = TemplateStore(settings.data_dir / "templates", settings.data_dir / "layers")
@@ -163,8 +159,8 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         node_address=settings.network.node_address,
         uid_base=settings.vmm_uid_base,
         boot_id=this_boot,
-        restore_deadline=restore_deadline,
-        init_deadline=init_deadline,
+        restore_deadline=timedelta(seconds=deadlines.restore_s),
+        init_deadline=timedelta(seconds=deadlines.init_s),
     )
     pool = Pool(
         machines=machines,
@@ -209,7 +205,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         deadlines=BuildDeadlines(
             boot=timedelta(seconds=deadlines.boot_s),
             ready=timedelta(seconds=deadlines.ready_s),
-            init=init_deadline,
+            init=timedelta(seconds=deadlines.init_s),
             image=timedelta(seconds=deadlines.image_s),
         ),
     )

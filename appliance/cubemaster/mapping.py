@@ -7,12 +7,15 @@ import binascii
 from datetime import datetime
 
 from appliance.contracts import master as wire
+from appliance.contracts import node as node_wire
 from appliance.contracts.node import (
     BuildLogEntry,
     BuildRequest,
     EndReason,
     HostReport,
     NetworkPolicy,
+    NodeSandbox,
+    NodeSandboxState,
     NodeStatus,
     OnTimeout,
     RegistryLogin,
@@ -22,13 +25,15 @@ from appliance.cubemaster.persistence.keys import KeyRecord
 from appliance.cubemaster.persistence.nodes import NodeActivity, NodeUsage
 from appliance.cubemaster.persistence.paging import PagePosition
 from appliance.cubemaster.persistence.sandboxes import Position
+from appliance.cubemaster.persistence.snapshots import SnapshotRecord
 from appliance.cubemaster.persistence.templates import TemplateRecord
+from appliance.domain.build_steps import BuildSource, BuildStep, parse_step, refuse_too_much
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import NodeId
 from appliance.domain.network import SandboxNetwork
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import Sandbox
+from appliance.domain.sandbox import Observation, Sandbox
 from appliance.domain.template import Build, BuildSpec
 
 
@@ -54,6 +59,8 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None, traffic_token: s
         mask_request_host=sandbox.network.mask_request_host,
         on_timeout=OnTimeout(sandbox.on_timeout),
         auto_resume=sandbox.auto_resume,
+        paused_at=sandbox.paused_at,
+        filesystem_only=sandbox.filesystem_only,
         envd_version=sandbox.envd_version,
         access_token=access_token,
         traffic_token=traffic_token,
@@ -77,6 +84,16 @@ def sandbox_network(new: wire.NewSandbox) -> SandboxNetwork:
 def node_policy(network: SandboxNetwork) -> NetworkPolicy:
     """Return the part of a sandbox's rules that its node enforces."""
     return NetworkPolicy(allow_internet=network.allow_internet, allow_out=network.allow_out, deny_out=network.deny_out)
+
+
+def observation(seen: NodeSandbox) -> Observation:
+    return Observation(
+        paused=seen.state is NodeSandboxState.PAUSED,
+        generation=seen.generation,
+        paused_at=seen.paused_at,
+        filesystem_only=seen.filesystem_only,
+        address=seen.address,
+    )
 
 
 def cursor_of(position: Position | None) -> str | None:
@@ -169,6 +186,9 @@ def build_request(build: Build) -> BuildRequest:
         template_id=build.template_id,
         build_id=build.build_id,
         image=spec.image,
+        from_build=spec.from_build,
+        steps=None if spec.steps is None else tuple(_step(one) for one in spec.steps),
+        force=spec.force,
         registry=RegistryLogin(username=login[0], password=login[1]) if login else None,
         vcpus=spec.resources.vcpus,
         memory_mib=spec.resources.memory_mib,
@@ -180,13 +200,38 @@ def build_request(build: Build) -> BuildRequest:
     )
 
 
-def build_view(build: Build, logs: tuple[BuildLogEntry, ...] = ()) -> wire.BuildView:
+def _step(step: BuildStep) -> node_wire.BuildStep:
+    return node_wire.BuildStep(type=step.type, args=step.args, files_hash=step.files_hash, force=step.force)
+
+
+def build_source(start: wire.BuildStart) -> BuildSource:
+    """Return what a client asks for, each step checked, or raise InvalidRequest."""
+    steps = tuple(
+        parse_step(number, one.type, one.args, files_hash=one.files_hash, force=one.force)
+        for number, one in enumerate(start.steps, 1)
+    )
+    refuse_too_much(steps)
+    return BuildSource(
+        image=start.image,
+        template=start.template,
+        registry_login=(start.registry.username, start.registry.password) if start.registry else None,
+        steps=steps,
+        force=start.force,
+        start_cmd=start.start_cmd,
+        ready_cmd=start.ready_cmd,
+    )
+
+
+def build_view(
+    build: Build, logs: tuple[BuildLogEntry, ...] = (), *, reason_logs: tuple[BuildLogEntry, ...] = ()
+) -> wire.BuildView:
     return wire.BuildView(
         template_id=build.template_id,
         build_id=build.build_id,
         status=wire.BuildStatus(build.status),
         reason=build.reason,
         step=build.step,
+        reason_logs=reason_logs,
         logs=logs,
         created_at=build.created_at,
         finished_at=build.finished_at,
@@ -224,6 +269,22 @@ def template_view(record: TemplateRecord) -> wire.TemplateView:
         spawn_count=record.spawn_count,
         build_count=record.build_count,
     )
+
+
+def snapshot_view(record: SnapshotRecord) -> wire.SnapshotView:
+    return wire.SnapshotView(
+        snapshot_id=record.snapshot_id,
+        names=(f"{record.team_slug}/{record.name}",) if record.name else (),
+        sandbox_id=record.sandbox_id,
+        template_id=record.template_id,
+        build_id=record.build_id,
+        team_slug=record.team_slug,
+        taken_at=record.taken_at,
+    )
+
+
+def requested_build(template: TemplateRecord, build: Build) -> wire.RequestedBuild:
+    return wire.RequestedBuild(template=template_view(template), build_id=build.build_id, tags=build.tags)
 
 
 def node_from_status(status: NodeStatus, *, now: datetime) -> Node:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,11 +32,15 @@ from appliance.contracts.node import (
     NodeSandbox,
     NodeSandboxState,
     NodeStatus,
+    Pause,
     Replica,
+    Resume,
     SandboxLogEntry,
+    Snapshot,
+    SnapshotTaken,
 )
 from appliance.cubelet.log_store import LogQuery
-from appliance.domain.errors import BuildNotFound, CubeError
+from appliance.domain.errors import BuildNotFound, Conflict, CubeError, SandboxNotFound
 from appliance.domain.template import levels_from
 
 
@@ -57,10 +62,25 @@ class FakeNode:
     """Logs of sandboxes, kept when they end."""
     finished: dict[str, BuildState] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    failed_steps: dict[str, str] = field(default_factory=dict)
+    builder: Callable[[BuildRequest], Awaitable[None]] | None = None
+    """Carries a build on once it was handed out; without one the test does."""
     fail_create: CubeError | None = None
     stall_create: asyncio.Event | None = None
     """Creates the sandbox, then keeps the caller waiting until it is set."""
     fail_delete: CubeError | None = None
+    fail_pause: CubeError | None = None
+    fail_resume: CubeError | None = None
+    fail_snapshot: CubeError | None = None
+    stall: asyncio.Event | None = None
+    """Carries out a pause, resume or snapshot, then keeps the caller waiting until it is set."""
+    pauses: dict[str, list[Pause]] = field(default_factory=lambda: defaultdict(list))
+    resumes: dict[str, list[Resume]] = field(default_factory=lambda: defaultdict(list))
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    bases: dict[str, str] = field(default_factory=dict)
+    """Of each snapshot, the build that its sandbox came from."""
+    locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    """Each sandbox does one thing after the other."""
     deleted: list[str] = field(default_factory=list)
     tokens: dict[str, str | None] = field(default_factory=dict)
     """Access tokens given after the create."""
@@ -69,6 +89,8 @@ class FakeNode:
     fail_network: CubeError | None = None
     samples: dict[str, list[MetricSample]] = field(default_factory=dict)
     builds_started: int = 0
+    addresses: int = 0
+    _working: set[asyncio.Task[None]] = field(default_factory=set)
 
     def status(self) -> NodeStatus:
         """Return what its next heartbeat says."""
@@ -91,11 +113,66 @@ class FakeNode:
             ),
         )
 
-    def log(self, build_id: str, message: str) -> None:
-        self.logs[build_id].append(BuildLogEntry(timestamp=datetime.now(UTC), message=message))
+    def sandbox(self, sandbox_id: str) -> NodeSandbox:
+        if sandbox_id not in self.sandboxes:
+            raise SandboxNotFound(sandbox_id)
+        return self.sandboxes[sandbox_id]
 
-    def finish_build(self, build_id: str, state: BuildState, *, reason: str | None = None) -> None:
+    def pause(self, sandbox_id: str, *, memory: bool = True) -> None:
+        """Pause it, as the node does by itself when its time is up."""
+        before = self.sandbox(sandbox_id)
+        if before.state is NodeSandboxState.PAUSED:
+            return
+        self.sandboxes[sandbox_id] = before.model_copy(
+            update={
+                "state": NodeSandboxState.PAUSED,
+                "generation": before.generation + 1,
+                "paused_at": datetime.now(UTC),
+                "filesystem_only": not memory,
+                "address": None,
+            }
+        )
+
+    def resume(self, sandbox_id: str, resume: Resume) -> NodeSandbox:
+        before = self.sandbox(sandbox_id)
+        if before.state is NodeSandboxState.RUNNING:
+            return before
+        self.addresses += 1
+        self.sandboxes[sandbox_id] = before.model_copy(
+            update={
+                "state": NodeSandboxState.RUNNING,
+                "generation": before.generation + 1,
+                "paused_at": None,
+                "filesystem_only": False,
+                "address": f"10.88.1.{self.addresses % 250 + 1}",
+                "end_at": resume.end_at,
+            }
+        )
+        return self.sandboxes[sandbox_id]
+
+    def take_snapshot(self, sandbox_id: str, snapshot: Snapshot) -> None:
+        source = self.sandbox(sandbox_id)
+        if source.state is NodeSandboxState.PAUSED:
+            raise Conflict("it is paused")
+        base = self.builds[source.build_id]
+        self.snapshots[snapshot.build_id] = snapshot
+        self.bases[snapshot.build_id] = source.build_id
+        self.builds[snapshot.build_id] = base.model_copy(
+            update={"template_id": snapshot.template_id, "build_id": snapshot.build_id}
+        )
+        self.logs[snapshot.build_id] = []
+        self.finished[snapshot.build_id] = BuildState.READY
+
+    def log(self, build_id: str, message: str, *, step: str | None = None, level: str = "info") -> None:
+        entry = BuildLogEntry(timestamp=datetime.now(UTC), level=level, message=message, step=step)
+        self.logs[build_id].append(entry)
+
+    def finish_build(
+        self, build_id: str, state: BuildState, *, reason: str | None = None, step: str | None = None
+    ) -> None:
         self.finished[build_id] = state
+        if step:
+            self.failed_steps[build_id] = step
         if reason:
             self.reasons[build_id] = reason
 
@@ -131,9 +208,54 @@ class FakeNode:
                 await self.stall_create.wait()
             return made
 
+        @app.get("/v1/sandboxes/{sandbox_id}")
+        async def get(sandbox_id: str) -> NodeSandbox:
+            return self.sandbox(sandbox_id)
+
+        @app.post("/v1/sandboxes/{sandbox_id}/pause", status_code=204)
+        async def pause(sandbox_id: str, new: Pause) -> Response:
+            async with self.locks[sandbox_id]:
+                await asyncio.sleep(0)
+                self.sandbox(sandbox_id)
+                if self.fail_pause:
+                    raise self.fail_pause
+                self.pauses[sandbox_id].append(new)
+                self.pause(sandbox_id, memory=new.memory)
+            if self.stall:
+                await self.stall.wait()
+            return Response(status_code=204)
+
+        @app.post("/v1/sandboxes/{sandbox_id}/resume")
+        async def resume(sandbox_id: str, new: Resume) -> NodeSandbox:
+            async with self.locks[sandbox_id]:
+                await asyncio.sleep(0)
+                self.sandbox(sandbox_id)
+                if self.fail_resume:
+                    raise self.fail_resume
+                self.resumes[sandbox_id].append(new)
+                made = self.resume(sandbox_id, new)
+            if self.stall:
+                await self.stall.wait()
+            return made
+
+        @app.post("/v1/sandboxes/{sandbox_id}/snapshot", status_code=201)
+        async def snapshot(sandbox_id: str, new: Snapshot) -> SnapshotTaken:
+            async with self.locks[sandbox_id]:
+                await asyncio.sleep(0)
+                self.sandbox(sandbox_id)
+                if self.fail_snapshot:
+                    raise self.fail_snapshot
+                if new.build_id not in self.snapshots:
+                    self.take_snapshot(sandbox_id, new)
+            if self.stall:
+                await self.stall.wait()
+            return SnapshotTaken(build_id=new.build_id, envd_version="0.6.13", disk_size_mib=1500)
+
         @app.put("/v1/sandboxes/{sandbox_id}/deadline", status_code=204)
         async def deadline(sandbox_id: str, new: Deadline) -> Response:
-            before = self.sandboxes[sandbox_id]
+            before = self.sandbox(sandbox_id)
+            if before.state is NodeSandboxState.PAUSED:
+                raise Conflict(f"sandbox '{sandbox_id}' is paused")
             self.sandboxes[sandbox_id] = before.model_copy(update={"end_at": new.end_at})
             return Response(status_code=204)
 
@@ -183,8 +305,9 @@ class FakeNode:
         async def delete(sandbox_id: str) -> Response:
             if self.fail_delete:
                 raise self.fail_delete
-            self.deleted.append(sandbox_id)
-            self.sandboxes.pop(sandbox_id, None)
+            async with self.locks[sandbox_id]:
+                self.deleted.append(sandbox_id)
+                self.sandboxes.pop(sandbox_id, None)
             return Response(status_code=204)
 
         @app.post("/v1/builds", status_code=202)
@@ -192,6 +315,10 @@ class FakeNode:
             self.builds_started += 1
             self.builds[request.build_id] = request
             self.logs.setdefault(request.build_id, [])
+            if self.builder is not None:
+                work = asyncio.ensure_future(self.builder(request))
+                self._working.add(work)
+                work.add_done_callback(self._working.discard)
             return Response(status_code=202)
 
         @app.get("/v1/builds/{build_id}")
@@ -204,14 +331,21 @@ class FakeNode:
                 state=state,
                 logs=tuple(self.logs[build_id][log_offset:]),
                 reason=self.reasons.get(build_id),
+                step=self.failed_steps.get(build_id),
                 disk_size_mib=1500 if state is BuildState.READY else None,
                 envd_version="0.6.13" if state is BuildState.READY else None,
             )
 
         @app.delete("/v1/templates/{template_id}/builds/{build_id}", status_code=204)
         async def delete_build(template_id: str, build_id: str) -> Response:
+            if any(one.build_id == build_id for one in self.sandboxes.values()):
+                raise Conflict(f"sandboxes of build '{build_id}' run")
+            if build_id in self.bases.values():
+                raise Conflict(f"snapshots need build '{build_id}'")
             self.builds.pop(build_id, None)
             self.finished.pop(build_id, None)
+            self.snapshots.pop(build_id, None)
+            self.bases.pop(build_id, None)
             return Response(status_code=204)
 
         return app
@@ -228,6 +362,20 @@ async def serve_on(app: FastAPI, path: Path) -> AsyncIterator[None]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     path.unlink(missing_ok=True)  # noqa: ASYNC240 - a test may block that long
     listener.bind(str(path))
+    async with _serve(app, listener):
+        yield
+
+
+@asynccontextmanager
+async def serve_on_loopback(app: FastAPI) -> AsyncIterator[int]:
+    """Serve `app` on a free port of 127.0.0.1 in this event loop, and yield the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with _serve(app, listener):
+        yield listener.getsockname()[1]
+
+
+@asynccontextmanager
+async def _serve(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=2, ws="none"))
     # The test's process keeps its own signal handlers.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]

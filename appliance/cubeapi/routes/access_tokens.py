@@ -6,6 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends
 
+from appliance.contracts.errors import ErrorBody
 from appliance.cubeapi.auth import Authenticator
 from appliance.domain.errors import Gone, InvalidRequest, NotFound
 
@@ -13,7 +14,7 @@ from appliance.domain.errors import Gone, InvalidRequest, NotFound
 def router(authenticate: Authenticator) -> APIRouter:
     routes = APIRouter(prefix="/access-tokens", dependencies=[Depends(authenticate)])
 
-    @routes.post("", status_code=410)
+    @routes.post("", status_code=410, response_model=ErrorBody)
     async def create() -> None:
         raise Gone("Creating new access tokens is disabled. E2B_ACCESS_TOKEN is deprecated; use an API key instead.")
 

@@ -179,8 +179,25 @@ class NodeRepository:
         )
         return result.rowcount == 1
 
+    def reserve_again(self, node_id: NodeId, request: Resources) -> bool:
+        """Take `request` for a sandbox that is on the node already; return whether it is ready and has room."""
+        result = self._connection.execute(
+            update(nodes)
+            .where(
+                nodes.c.node_id == node_id,
+                nodes.c.state == NodeState.READY,
+                nodes.c.vcpus_reserved + request.vcpus <= nodes.c.vcpus,
+                nodes.c.memory_reserved_mib + request.memory_mib <= nodes.c.memory_mib,
+            )
+            .values(
+                vcpus_reserved=nodes.c.vcpus_reserved + request.vcpus,
+                memory_reserved_mib=nodes.c.memory_reserved_mib + request.memory_mib,
+            )
+        )
+        return result.rowcount == 1
+
     def release(self, node_id: NodeId, held: Resources) -> None:
-        """Give `held` back. The caller has just ended the sandbox that held it, in this transaction."""
+        """Give `held` back. The caller has just ended or paused the sandbox that held it, in this transaction."""
         self._connection.execute(
             update(nodes)
             .where(nodes.c.node_id == node_id)

@@ -9,8 +9,11 @@ from appliance.cubemaster.persistence.events import EventRepository
 from appliance.cubemaster.persistence.keys import KeyRepository
 from appliance.cubemaster.persistence.nodes import NodeRepository
 from appliance.cubemaster.persistence.sandboxes import SandboxRepository
+from appliance.cubemaster.persistence.secrets import SecretRepository
+from appliance.cubemaster.persistence.snapshots import SnapshotRepository
 from appliance.cubemaster.persistence.team_metrics import TeamMetricRepository
 from appliance.cubemaster.persistence.teams import TeamRepository
+from appliance.cubemaster.persistence.template_files import TemplateFileRepository
 from appliance.cubemaster.persistence.templates import TemplateRepository
 
 
@@ -22,5 +25,8 @@ class UnitOfWork:
         self.nodes = NodeRepository(connection)
         self.templates = TemplateRepository(connection)
         self.builds = BuildRepository(connection)
+        self.template_files = TemplateFileRepository(connection)
         self.sandboxes = SandboxRepository(connection)
+        self.snapshots = SnapshotRepository(connection)
         self.events = EventRepository(connection)
+        self.secrets = SecretRepository(connection)

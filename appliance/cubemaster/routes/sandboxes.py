@@ -6,18 +6,17 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from appliance.contracts.master import NewEgress, NewSandbox, NewTimeout, Route, SandboxPage
+from appliance.contracts.master import NewEgress, NewSandbox, NewTimeout, SandboxPage
 from appliance.cubemaster.mapping import aware, cursor_of, position_of, sandbox_network, sandbox_view
 from appliance.cubemaster.persistence.sandboxes import SandboxFilter
-from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandboxes import SandboxService, Wish
 from appliance.cubemaster.services.tokens import SandboxTokens
-from appliance.domain.errors import InvalidRequest, SandboxNotFound
+from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import TeamId
-from appliance.domain.sandbox import VISIBLE, Sandbox, SandboxState
+from appliance.domain.sandbox import VISIBLE, OnTimeout, Sandbox, SandboxState
 
 
-def sandboxes_router(sandboxes: SandboxService, routes: RouteTable, tokens: SandboxTokens) -> APIRouter:
+def sandboxes_router(sandboxes: SandboxService, tokens: SandboxTokens) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     def view(sandbox: Sandbox, *, status: int = 200) -> Response:
@@ -35,6 +34,8 @@ def sandboxes_router(sandboxes: SandboxService, routes: RouteTable, tokens: Sand
             env_vars=new.env_vars,
             secure=new.secure,
             network=sandbox_network(new),
+            on_timeout=OnTimeout(new.on_timeout),
+            auto_resume=new.auto_resume,
             idempotency_key=new.idempotency_key,
         )
         return view(await sandboxes.create(wish), status=201)
@@ -99,13 +100,6 @@ def sandboxes_router(sandboxes: SandboxService, routes: RouteTable, tokens: Sand
     async def kill(sandbox_id: str, team_id: str | None = None) -> Response:
         await sandboxes.kill(sandbox_id, team_id=team_id)
         return Response(status_code=204)
-
-    @router.get("/routes/{sandbox_id}")
-    async def route(sandbox_id: str) -> Route:
-        found = routes.route_of(await sandboxes.get(sandbox_id, team_id=None))
-        if found is None:
-            raise SandboxNotFound(sandbox_id)
-        return found
 
     return router
 

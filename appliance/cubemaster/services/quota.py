@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
-from appliance.domain.errors import QuotaExceeded
+from appliance.domain.errors import InvalidRequest, QuotaExceeded
 from appliance.domain.ids import TeamId
 from appliance.domain.team import Limits, Usage, exceeded
 
@@ -16,6 +16,13 @@ class Quota:
     def defaults(self) -> Limits:
         """What a team may have that has no limits of its own."""
         return self._defaults
+
+    def check_copies(self, uow: UnitOfWork, team_id: TeamId, count: int) -> None:
+        """Raise InvalidRequest where that many copies of a sandbox could never run beside it."""
+        own, _ = uow.teams.standing_of_sandboxes(team_id, self._defaults)
+        limit = own.or_default(self._defaults).sandboxes
+        if limit is not None and count >= limit:
+            raise InvalidRequest(f"Count must be lower than the maximum number of concurrent sandboxes ({limit})")
 
     def check(self, uow: UnitOfWork, team_id: TeamId) -> None:
         """Raise QuotaExceeded if the team's sandboxes take more than they may, what this transaction wrote included.

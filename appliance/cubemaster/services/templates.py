@@ -14,20 +14,22 @@ from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.catalogue import Catalogue
 from appliance.cubemaster.services.quota import Quota
-from appliance.domain.errors import BuildNotFound, InvalidRequest, TemplateInUse, TemplateNotFound
-from appliance.domain.ids import BuildId, TemplateId, new_template_id
-from appliance.domain.sandbox import SandboxState
+from appliance.cubemaster.services.snapshots import refuse_while_used, take_one_away
+from appliance.domain.errors import BuildNotFound, Conflict, InvalidRequest, TemplateNotFound
+from appliance.domain.ids import BuildId, new_template_id
 from appliance.domain.template import (
     DEFAULT_TAG,
     Build,
     BuildSpec,
     BuildStatus,
+    TemplateKind,
     TemplateReference,
     levels_from,
     parse_reference,
 )
 
 _LOG_PAGE = 500
+_REASON_ENTRIES = 20
 DEFAULT_TEAM = "default"
 """Slug of the team that owns what is installed with the appliance."""
 
@@ -36,6 +38,8 @@ DEFAULT_TEAM = "default"
 class BuildReport:
     build: Build
     log: tuple[LogEntry, ...]
+    reason_log: tuple[LogEntry, ...] = ()
+    """The last that was logged of the step that failed."""
 
 
 class TemplateService:
@@ -52,6 +56,7 @@ class TemplateService:
 
         def work(uow: UnitOfWork) -> Build:
             team_id = uow.keys.team(team, now=now)
+            # Else two builds of one new name would each make a template.
             uow.keys.lock_team(team_id)
             template_id = uow.templates.of_alias(named.name, team_id=team_id) if named else None
             if template_id is None:
@@ -59,15 +64,18 @@ class TemplateService:
                 uow.templates.add(template_id, team_id=team_id, public=public, now=now)
                 if named:
                     uow.templates.add_alias(named.name, template_id, team_id=team_id)
+            elif uow.templates.kind(template_id) is not TemplateKind.TEMPLATE:
+                raise Conflict(f"'{alias}' is the name of a snapshot; choose another one, or delete the snapshot")
             else:
                 uow.templates.touch(template_id, public=public, now=now)
             build = Build(
                 build_id=BuildId(str(uuid.uuid4())),
                 template_id=template_id,
-                tag=named.tag if named else DEFAULT_TAG,
-                status=BuildStatus.WAITING,
+                tags=(named.tag if named else DEFAULT_TAG,),
+                status=BuildStatus.BUILDING,
                 spec=spec,
                 created_at=now,
+                started_at=now,
             )
             uow.builds.add(build)
             self._quota.check_builds(uow, team_id)
@@ -91,8 +99,10 @@ class TemplateService:
         levels = levels_from(lowest_level)
 
         def work(uow: UnitOfWork) -> BuildReport:
-            build = _visible_build(uow, build_id, team_id=team_id)
-            return BuildReport(build, tuple(uow.builds.log(build_id, offset=log_offset, limit=limit, levels=levels)))
+            build = visible_build(uow, build_id, team_id=team_id)
+            entries = uow.builds.log(build_id, offset=log_offset, limit=limit, levels=levels)
+            about = uow.builds.log_of_step(build_id, build.step, limit=_REASON_ENTRIES) if build.step else ()
+            return BuildReport(build, tuple(entries), tuple(about))
 
         return await self._database.transact(work)
 
@@ -110,7 +120,7 @@ class TemplateService:
         levels = levels_from(lowest_level)
 
         def work(uow: UnitOfWork) -> BuildReport:
-            build = _visible_build(uow, build_id, team_id=team_id)
+            build = visible_build(uow, build_id, team_id=team_id)
             entries = uow.builds.log_around(build_id, at=at, backward=backward, limit=limit, levels=levels)
             return BuildReport(build, tuple(entries))
 
@@ -173,21 +183,20 @@ class TemplateService:
             template_id = self._catalogue.own(uow, reference, team_id=team_id)
             if not uow.templates.lock(template_id):
                 raise TemplateNotFound(reference)
-            _refuse_while_used(uow, template_id)
+            is_snapshot = uow.templates.kind(template_id) is TemplateKind.SNAPSHOT
+            if is_snapshot and take_one_away(uow, template_id, parse_reference(reference).tag):
+                return
+            refuse_while_used(uow, template_id)
             for build in uow.builds.of_template(template_id):
                 uow.builds.cancel(build.build_id, reason="its template was deleted", now=now)
             uow.templates.hide(template_id, now=now)
 
         await self._database.transact(work)
+        self._catalogue.forget()
 
 
-def _refuse_while_used(uow: UnitOfWork, template_id: TemplateId) -> None:
-    states = uow.sandboxes.live_states_of_template(template_id)
-    if states:
-        raise TemplateInUse(template_id, "paused" if states == {SandboxState.PAUSED} else "running")
-
-
-def _visible_build(uow: UnitOfWork, build_id: str, *, team_id: str | None) -> Build:
+def visible_build(uow: UnitOfWork, build_id: str, *, team_id: str | None) -> Build:
+    """Return a build of the team's, or raise BuildNotFound."""
     build = uow.builds.find(build_id)
     if build is None or (team_id is not None and not uow.templates.owned(build.template_id, team_id)):
         raise BuildNotFound(build_id)

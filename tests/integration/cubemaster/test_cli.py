@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.contracts.master import NewSnapshot
 from appliance.contracts.node import BuildState
 from appliance.domain.ids import API_KEY
 from tests.integration.cubemaster.conftest import Appliance, eventually
@@ -102,6 +103,27 @@ async def test_sandboxes_are_listed_shown_and_killed(appliance: Appliance) -> No
     assert "who=agent" in shown.out
     again = await cli(socket, "sandbox", "kill", made.sandbox_id)
     assert again.code == 4
+
+
+async def test_sandboxes_are_paused_and_resumed_and_their_snapshots_listed(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = await appliance.sandbox(team_id)
+    taken = await appliance.master.take_snapshot(made.sandbox_id, NewSnapshot(name="warm"))
+
+    listed = await cli(socket, "--json", "snapshot", "list", "--sandbox", made.sandbox_id)
+    assert [one["snapshot_id"] for one in json.loads(listed.out)] == [taken.snapshot_id]
+    assert "default/warm:default" in (await cli(socket, "snapshot", "list")).out
+    paused = await cli(socket, "sandbox", "pause", made.sandbox_id)
+    assert paused.code == 0, paused.err
+    assert "disk and memory" in (await cli(socket, "sandbox", "info", made.sandbox_id)).out
+    again = await cli(socket, "sandbox", "pause", made.sandbox_id)
+    assert (again.code, "cannot be paused" in again.err) == (1, True)
+    resumed = await cli(socket, "--json", "sandbox", "resume", made.sandbox_id, "--no-memory")
+    assert json.loads(resumed.out)["state"] == "running"
+    assert str(made.access_token) not in resumed.out
+    assert not appliance.node.resumes[made.sandbox_id][0].memory
+    assert (await cli(socket, "sandbox", "resume", "iunknown")).code == 4
 
 
 async def test_a_new_key_is_alone_on_standard_output(appliance: Appliance) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import cast
+from typing import cast, get_args
 
 import httpx
 import pytest
@@ -14,12 +14,14 @@ from fastapi import FastAPI, Request
 from appliance.clients.master import MasterClient
 from appliance.common.clock import FakeClock
 from appliance.common.http import install_error_handlers
+from appliance.contracts.e2b_access import ScopeName
 from appliance.contracts.master import ResolvedKey
 from appliance.cubeapi.auth import Authenticator
 from appliance.cubeapi.failures import FailureLimit, client_of
 from appliance.cubeapi.key_cache import KeyCache
 from appliance.cubeapi.routes import templates
 from appliance.cubeapi.scopes import scope_of
+from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain.access import Scope
 from appliance.domain.errors import Forbidden, RateLimited, Unauthenticated, Unavailable
 from tests.support.fake_master import FakeMaster
@@ -171,6 +173,10 @@ def test_the_first_word_of_a_path_decides_its_scope(path: str, scope: Scope | No
     assert scope_of(path) is scope
 
 
+def test_the_wire_knows_every_scope() -> None:
+    assert set(get_args(ScopeName)) == set(Scope)
+
+
 def test_a_path_nobody_thought_of_is_open_to_nobody() -> None:
     for path in ("/", "/v2", "/something-new"):
         with pytest.raises(Forbidden):
@@ -185,7 +191,8 @@ async def api(clock: FakeClock) -> AsyncIterator[httpx.AsyncClient]:
     limit = FailureLimit(burst=3, per_s=1, clock=clock)
     app = FastAPI()
     install_error_handlers(app)
-    app.include_router(templates.router(client, Authenticator(client, clock=clock, ttl=TTL, failures=limit)))
+    authenticate = Authenticator(client, clock=clock, ttl=TTL, failures=limit)
+    app.include_router(templates.router(client, authenticate, CubeApiSettings()))
     transport = httpx.ASGITransport(app=app, client=("192.0.2.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         yield http

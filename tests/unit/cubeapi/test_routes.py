@@ -46,7 +46,7 @@ async def api(master: FakeMaster, clock: FakeClock) -> AsyncIterator[httpx.Async
     app = FastAPI()
     install_error_handlers(app, code_of=public_code)
     app.include_router(sandboxes.router(client, authenticate, settings))
-    app.include_router(templates.router(client, authenticate))
+    app.include_router(templates.router(client, authenticate, settings))
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://api", headers={"X-API-Key": KEY}) as http:
         yield http
@@ -115,6 +115,8 @@ async def test_another_teams_sandbox_does_not_exist(api: httpx.AsyncClient) -> N
         ("POST", "/timeout", {"timeout": 5}),
         ("POST", "/refreshes", {"duration": 5}),
         ("POST", "/connect", {"timeout": 5}),
+        ("POST", "/pause", None),
+        ("POST", "/resume", None),
         ("PUT", "/network", {}),
     ):
         response = await api.request(method, f"/sandboxes/{sandbox_id}{path}", json=body, headers=theirs)
@@ -128,7 +130,11 @@ async def test_another_teams_sandbox_does_not_exist(api: httpx.AsyncClient) -> N
     [
         ({"timeout": 0}, "Timeout must be greater than 0"),
         ({"timeout": 25 * 3600}, "Timeout cannot be greater than 24 hours"),
-        ({"autoPause": True}, "autoPause is not supported"),
+        ({"autoPauseMemory": False}, "autoPauseMemory=false only applies when autoPause is true."),
+        (
+            {"autoPause": True, "autoPauseMemory": False, "autoResume": {"enabled": True}},
+            "autoPauseMemory=false (filesystem-only auto-pause) cannot be combined with autoResume",
+        ),
         ({"network": {"dnsServers": ["9.9.9.9"]}}, "network.dnsServers is not supported"),
         ({"network": {"egressProxy": {"address": "p:1080"}}}, "network.egressProxy is not supported"),
         ({"network": {"httpsPorts": [8443]}}, "network.httpsPorts is not supported"),

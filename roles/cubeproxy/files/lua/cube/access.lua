@@ -20,8 +20,7 @@ local dialling = 0
 -- and seen from the guest that includes this proxy. `/logs` is what Cubelet collects sandbox logs from.
 local INTERNAL = {
     ["/init"] = true, ["/freeze"] = true, ["/unfreeze"] = true, ["/collapse"] = true,
-    ["/fsfreeze"] = true, ["/fsthaw"] = true, ["/upgrade"] = true, ["/logs"] = true,
-    ["/flush"] = true,
+    ["/fsfreeze"] = true, ["/fsthaw"] = true, ["/upgrade"] = true, ["/logs"] = true, ["/flush"] = true,
 }
 
 -- nginx has decoded and normalised the path here. Frameworks differ in what else they overlook: a slash at the end,
