@@ -58,6 +58,19 @@ static const unsigned char gateway_mac[6] = { 0x02, 0xfc, 0x00, 0x00, 0x00, 0x06
 #define SILENT_LOOKS	3
 #define SILENT_STARTS	12
 
+/*
+ * How each process ended that is ours alone to reap: a ring for the agent,
+ * whose predecessor may have started it. See guest_agent/process/exits.py.
+ */
+#define EXITS		"/run/cube/exits"
+#define EXITS_KEPT	256
+
+struct exit_record {
+	int32_t pid;
+	int32_t status;
+	int64_t at_ms;
+};
+
 /* An agent that dies is started again at once; one that keeps dying, once in this time. */
 #define RESTART_MS	1000
 
@@ -245,6 +258,18 @@ static struct timespec until(long long deadline_ms)
 	return (struct timespec){ .tv_sec = left / 1000, .tv_nsec = left % 1000 * 1000000 };
 }
 
+static void note_exit(pid_t pid, int status)
+{
+	static int fd = -1;
+	static unsigned int next;
+	const struct exit_record record = { .pid = pid, .status = status, .at_ms = now_ms() };
+
+	if (fd < 0)
+		fd = open(EXITS, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (pwrite(fd, &record, sizeof(record), (off_t)(next++ % EXITS_KEPT) * sizeof(record)) < 0)
+		say_info("%s: %s", EXITS, strerror(errno));
+}
+
 /*
  * Reap every child that has ended. Returns the agent's wait status through
  * `status` if it was among them. A stopped agent is sent on its way again.
@@ -256,8 +281,11 @@ static bool reap(pid_t agent, int *status)
 	pid_t pid;
 
 	while ((pid = waitpid(-1, &ended, WNOHANG | WUNTRACED)) > 0) {
-		if (pid != agent)
+		if (pid != agent) {
+			if (!WIFSTOPPED(ended))
+				note_exit(pid, ended);
 			continue;
+		}
 		if (WIFSTOPPED(ended)) {
 			say_error("the guest agent was stopped (signal %d): it goes on", WSTOPSIG(ended));
 			kill(agent, SIGCONT);

@@ -1,8 +1,8 @@
 """Finding the processes of an agent that died.
 
 Its successor takes them over: they are listed, can be followed and signalled, and what they wrote in between is still
-in their pipes. What cannot be kept: their stdin and terminals ended with the agent, and only a parent learns an exit
-code.
+in their pipes. What cannot be kept: their stdin and terminals ended with the agent. How they end is known from
+process 1, their new parent (see `exits`).
 
 No record is kept for this, so starting a process costs nothing extra. A program that the agent started is known by its
 stdout: a pipe it can both read and write (see `launch`), in a session of its own, with process 1 as its new parent.

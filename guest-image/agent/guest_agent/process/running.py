@@ -14,11 +14,14 @@ from datetime import timedelta
 
 from guest_agent.errors import Code, RpcError
 from guest_agent.process.events import UNKNOWN_END, Channel, Ended, Event, Output, Started, ended
+from guest_agent.process.exits import find_exit, monotonic_ms
 from guest_agent.process.input import InputWriter
 from guest_agent.process.subscription import Subscription
 from guest_agent.process.terminal import TerminalSize, resize
 
 _TERMINAL_GRACE_S = 0.2
+_ASK_AGAIN_S = 0.05
+_ASKED = 40
 _CHUNK_BYTES = {Channel.STDOUT: 32 * 1024, Channel.STDERR: 32 * 1024, Channel.PTY: 16 * 1024}
 
 
@@ -51,6 +54,7 @@ class Process:
         """
         self._pidfd = os.pidfd_open(pid)
         self.pid = pid
+        self._began_ms = monotonic_ms()
         self.ended: Ended | None = None
         self.timed_out = False
         self._end: Ended | None = None
@@ -165,10 +169,27 @@ class Process:
         os.close(self._pidfd)
         try:
             _, status = os.waitpid(self.pid, 0)
-            self._end = ended(status)
         except ChildProcessError:
             # Adopted from an agent that died: only a parent learns the status.
-            self._end = UNKNOWN_END
+            self._ask_for_end(_ASKED)
+            return
+        self._over(ended(status))
+
+    def _ask_for_end(self, times: int) -> None:
+        """Learn from process 1 how an adopted process ended; it writes that down at about this moment."""
+        try:
+            status = find_exit(self.pid, since_ms=self._began_ms)
+        except OSError:
+            status, times = None, 0
+        if status is not None:
+            self._over(ended(status))
+        elif times > 0:
+            self._loop.call_later(_ASK_AGAIN_S, self._ask_for_end, times - 1)
+        else:
+            self._over(UNKNOWN_END)
+
+    def _over(self, end: Ended) -> None:
+        self._end = end
         if self._deadline is not None:
             self._deadline.cancel()
         if self._paused:
@@ -177,11 +198,11 @@ class Process:
         if self._terminal_descriptor is not None:
             # The kernel hands terminal output on a little later than it is written. The terminal closes after the last
             # of it, unless a background program holds it open.
-            self._loop.call_later(_TERMINAL_GRACE_S, self._finish, self._end)
+            self._loop.call_later(_TERMINAL_GRACE_S, self._finish, end)
             return
         for descriptor, channel in list(self._outputs.items()):
             self._publish_rest(descriptor, channel)
-        self._finish(self._end)
+        self._finish(end)
 
     def _finish(self, end: Ended) -> None:
         if self.ended is not None:
