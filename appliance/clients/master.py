@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -49,7 +50,8 @@ _NODES = TypeAdapter(list[NodeView])
 class MasterClient:
     """Calls CubeMaster through `http`, which its maker closes.
 
-    `deadline` bounds every call but `create_sandbox`, which waits for a guest and has `create_deadline`.
+    `deadline` bounds every call but `create_sandbox`, which waits for a guest and has `create_deadline`, and
+    `template_files`, which streams.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class MasterClient:
         *,
         deadline: timedelta = timedelta(seconds=10),
         create_deadline: timedelta = timedelta(seconds=60),
+        files_deadline: timedelta = timedelta(minutes=30),
     ) -> None:
         self._http = http
         self._deadline = deadline
         self._create_deadline = create_deadline
+        self._files_deadline = files_deadline
 
     async def health(self) -> None:
         await self._call("GET", "/health")
@@ -219,6 +223,13 @@ class MasterClient:
             team_id=team_id,
         )
         return _LOGS.validate_python(await self._call("GET", f"/v1/builds/{build_id}/logs", params=params))
+
+    def template_files(
+        self, template_id: str, files_hash: str, most: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Stream the tar that a COPY step unpacks; InvalidRequest where it has more than `most` bytes."""
+        path = f"/v1/template-files/{template_id}/{files_hash}"
+        return self._http.stream("GET", path, deadline=self._files_deadline, most=most)
 
     # Nodes and routes
 

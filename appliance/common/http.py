@@ -6,7 +6,8 @@ socket or TCP, which raises the same class of `domain/errors.py` that the servic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +23,8 @@ from appliance.contracts.errors import ErrorBody
 from appliance.domain import errors
 
 log = structlog.get_logger()
+
+_PIECE_BYTES = 256 * 1024
 
 _STATUS: tuple[tuple[type[errors.CubeError], int], ...] = (
     (errors.InvalidRequest, 400),
@@ -135,6 +138,39 @@ class InternalClient:
 
         Raises the service's own error, or `Unavailable` when it does not answer in time.
         """
+        async with self._answer(method, path, deadline=deadline, json=json, params=params) as response:
+            return await response.json(content_type=None) if response.content_length != 0 else None
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, *, deadline: timedelta, most: int
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Yield the answer's body piece by piece; the deadline is for all of it.
+
+        Raises as `request` does, and InvalidRequest where the body has more than `most` bytes.
+        """
+        async with self._answer(method, path, deadline=deadline) as response:
+
+            async def pieces() -> AsyncIterator[bytes]:
+                left = most
+                async for piece in response.content.iter_chunked(_PIECE_BYTES):
+                    left -= len(piece)
+                    if left < 0:
+                        raise errors.InvalidRequest(f"{self._service} {method} {path} is larger than {most} bytes")
+                    yield piece
+
+            yield pieces()
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        deadline: timedelta,
+        json: Any = None,
+        params: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             # Made here, not in the constructor: a session belongs to the running loop.
             self._session = aiohttp.ClientSession(connector=self._connector_of())
@@ -146,10 +182,10 @@ class InternalClient:
                 params=params,
                 timeout=aiohttp.ClientTimeout(total=deadline.total_seconds()),
             ) as response:
-                payload = await response.json(content_type=None) if response.content_length != 0 else None
                 if response.status >= 400:
+                    payload = await response.json(content_type=None) if response.content_length != 0 else None
                     raise_for(response.status, ErrorBody.model_validate(payload), service=self._service)
-                return payload
+                yield response
         except TimeoutError as error:
             raise errors.DeadlineExceeded(f"{self._service} {method} {path}", deadline.total_seconds()) from error
         except ValueError as error:

@@ -17,6 +17,9 @@ from appliance.common.http import InternalClient, install_error_handlers
 from appliance.common.supervisor import Supervisor
 from appliance.cubelet import guest_image
 from appliance.cubelet.accelerator import basis_of, remembered_or
+from appliance.cubelet.builds.builder import BuildDeadlines, Builder
+from appliance.cubelet.builds.machine import BuildMachines
+from appliance.cubelet.builds.origin import Origins
 from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.heartbeat import Heartbeat
@@ -31,7 +34,7 @@ from appliance.cubelet.services.sampler import Sampler
 from appliance.cubelet.services.sandboxes import Sandboxes
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import TemplateStore
-from appliance.cubelet.services.templates import BuildDeadlines, Templates
+from appliance.cubelet.services.templates import Templates
 from appliance.cubelet.settings import CubeletSettings
 from appliance.cubevs.base import Switch
 from appliance.cubevs.switch import CubeVS, SwitchSettings
@@ -148,24 +151,34 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         restore_deadline=restore_deadline,
         init_deadline=init_deadline,
     )
-    templates = Templates(
+    master_http = InternalClient(settings.master, service="cube-master")
+    master = MasterClient(master_http, files_deadline=timedelta(seconds=deadlines.step_s))
+    image_deadline = timedelta(seconds=deadlines.image_s)
+    builder = Builder(
         hypervisor=drivers.hypervisor,
-        switch=drivers.switch,
-        images=drivers.images,
         disks=drivers.disks,
-        taps=taps,
-        machines=machines,
+        origins=Origins(images=drivers.images, store=store, image_deadline=image_deadline),
+        machines=BuildMachines(
+            hypervisor=drivers.hypervisor,
+            switch=drivers.switch,
+            taps=taps,
+            machines=machines,
+            guest_image=guest_image.load(settings.guest_dir),
+            boot_deadline=timedelta(seconds=deadlines.boot_s),
+            init_deadline=init_deadline,
+        ),
         store=store,
-        guest_image=guest_image.load(settings.guest_dir),
-        supervisor=supervisor,
-        clock=clock,
+        files=master.template_files,
         deadlines=BuildDeadlines(
             boot=timedelta(seconds=deadlines.boot_s),
             ready=timedelta(seconds=deadlines.ready_s),
             init=init_deadline,
-            image=timedelta(seconds=deadlines.image_s),
+            image=image_deadline,
+            step=timedelta(seconds=deadlines.step_s),
+            whole=timedelta(seconds=deadlines.build_s),
         ),
     )
+    templates = Templates(builder=builder, images=drivers.images, store=store, supervisor=supervisor, clock=clock)
     recovery = Recovery(
         hypervisor=drivers.hypervisor,
         switch=drivers.switch,
@@ -188,15 +201,15 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         async with AsyncExitStack() as stack:
             settings.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
             store.load()
+            await stack.enter_async_context(master_http)
             stack.push_async_callback(drivers.hypervisor.close)
             this_node.capabilities = await drivers.hypervisor.capabilities()
             await drivers.switch.start()
             stack.push_async_callback(pool.close)
             await stack.enter_async_context(supervisor)
             await recovery.run()
-            master = await stack.enter_async_context(InternalClient(settings.master, service="cube-master"))
             heartbeat = Heartbeat(
-                master=MasterClient(master),
+                master=master,
                 node=this_node,
                 ended=ended,
                 interval=timedelta(seconds=settings.heartbeat_s),

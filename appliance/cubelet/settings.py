@@ -56,6 +56,10 @@ class DeadlineSettings(Settings):
     init_s: float = 20
     ready_s: float = 600
     image_s: float = 1800
+    step_s: float = 3600
+    """One step of a template build."""
+    build_s: float = 7200
+    """A whole build: the next one waits for it."""
     kvm_probe_s: float = 5
     """A KVM that has not booted the guest kernel by then counts as unusable."""
     tcg_probe_s: float = 60

@@ -25,6 +25,30 @@ log = structlog.get_logger()
 MEMORY, DEVICE_STATE, UPPER = "memory", "device_state", "upper.img"
 
 
+class StartCommand(BaseModel):
+    """What a template has running when its snapshot is taken."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    argv: tuple[str, ...]
+    user: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    working_dir: str | None = None
+
+
+class Readiness(BaseModel):
+    """How it is known that a template is ready for its snapshot."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    command: str | None = None
+    """Shell command that exits 0 then."""
+    user: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    working_dir: str | None = None
+    probe_port: int | None = None
+
+
 class TemplateMeta(BaseModel):
     """What must be known of a build besides its files. Readable by this release and the one before."""
 
@@ -45,6 +69,11 @@ class TemplateMeta(BaseModel):
     env: dict[str, str] = Field(default_factory=dict)
     default_user: str | None = None
     default_workdir: str | None = None
+    start: StartCommand | None = None
+    ready: Readiness = Readiness()
+    """This and `start` are those of a template that is built from this one, unless it has its own."""
+    disk_is_whole: bool = False
+    """Whether the guest had written all to `upper.img`, so that another build may boot from a copy of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,178 @@
+"""One build from its origin to its snapshot. Whatever fails, everything it took is free again."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from appliance.clients.guest import GuestClient
+from appliance.cubelet.builds.context import StepContext, environment
+from appliance.cubelet.builds.finalize import FinalizeDeadlines, Finalizer, Startup, startup_of_image, startup_of_steps
+from appliance.cubelet.builds.machine import BuildMachine, BuildMachines
+from appliance.cubelet.builds.origin import Origin, Origins
+from appliance.cubelet.builds.progress import BASE, FINALIZE, Build
+from appliance.cubelet.builds.runner import FileSource, StepRunner
+from appliance.cubelet.builds.steps import Step
+from appliance.cubelet.services.machines import WARM_UP
+from appliance.cubelet.services.template_store import DEVICE_STATE, UPPER, TemplateMeta, TemplateStore
+from appliance.domain.errors import DeadlineExceeded, GuestFailure
+from appliance.domain.ids import BuildId, TemplateId
+from appliance.hypervisor.base import Hypervisor
+from appliance.storage.base import DiskStore
+
+log = structlog.get_logger()
+
+_SYNC = ("sync",)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildDeadlines:
+    boot: timedelta
+    ready: timedelta
+    init: timedelta
+    image: timedelta
+    step: timedelta
+    whole: timedelta
+
+
+class Builder:
+    def __init__(
+        self,
+        *,
+        hypervisor: Hypervisor,
+        disks: DiskStore,
+        origins: Origins,
+        machines: BuildMachines,
+        store: TemplateStore,
+        files: FileSource,
+        deadlines: BuildDeadlines,
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._disks = disks
+        self._origins = origins
+        self._machines = machines
+        self._store = store
+        self._files = files
+        self._deadlines = deadlines
+
+    async def run(self, build: Build) -> None:
+        """Publish the build's template, or raise CubeError."""
+        whole = self._deadlines.whole.total_seconds()
+        try:
+            async with asyncio.timeout(whole):
+                await self._build(build, await self._origins.of(build))
+        except TimeoutError as error:
+            raise DeadlineExceeded("the build", whole) from error
+
+    async def _build(self, build: Build, origin: Origin) -> None:
+        request = build.request
+        build.disk_size_mib = origin.disk_size_mib
+        async with AsyncExitStack() as undo:
+            workspace = self._store.workspace(BuildId(request.build_id))
+            undo.callback(_remove_tree, workspace)
+            await self._make_disk(origin, workspace / UPPER)
+            config = origin.config
+            e2b = build.steps is not None
+            build.say("booting")
+            machine = await undo.enter_async_context(
+                self._machines.booted(
+                    request,
+                    workspace=workspace,
+                    layers=origin.layers,
+                    default_user=origin.context.user if e2b else config.user or None,
+                    default_workdir=origin.context.workdir if e2b else config.working_dir or None,
+                )
+            )
+            build.say(f"guest agent {machine.envd_version} is up")
+            if build.steps is None:
+                startup, env = startup_of_image(request, config), environment(config)
+                user, workdir = config.user or None, config.working_dir or None
+            else:
+                context = await self._run_steps(build, build.steps, origin, machine)
+                startup, env = startup_of_steps(request, context, origin.startup), dict(context.env)
+                user, workdir = context.user, context.workdir
+            build.step = FINALIZE
+            written_out = await self._finalize(build, machine.guest, startup)
+            meta = TemplateMeta(
+                template_id=TemplateId(request.template_id),
+                build_id=BuildId(request.build_id),
+                machine="",
+                vcpus=request.vcpus,
+                memory_mib=request.memory_mib,
+                disk_size_mib=origin.disk_size_mib,
+                layers=tuple(layer.name for layer in origin.layers),
+                agent_disk=str(self._machines.agent_disk),
+                envd_version=machine.envd_version,
+                env=env,
+                default_user=user,
+                default_workdir=workdir,
+                start=startup.start,
+                ready=startup.ready,
+                disk_is_whole=written_out,
+            )
+            await self._snapshot(build, machine, workspace, meta)
+
+    async def _make_disk(self, origin: Origin, path: Path) -> None:
+        if origin.upper is None:
+            await self._disks.create_upper(path, size_mib=origin.disk_size_mib)
+        else:
+            await self._disks.clone_upper(origin.upper, path)
+
+    async def _run_steps(
+        self, build: Build, steps: Sequence[Step], origin: Origin, machine: BuildMachine
+    ) -> StepContext:
+        runner = StepRunner(build, machine.guest, self._files, deadline=self._deadlines.step)
+        build.step = BASE
+        await runner.provision()
+        context = origin.context
+        for number, step in enumerate(steps, 1):
+            build.step = str(number)
+            prefix = f"builder {number}/{len(steps)}"
+            build.say(f"[{prefix}] {step.text}")
+            context = await runner.run(step.action, context, prefix=prefix)
+        return context
+
+    async def _finalize(self, build: Build, guest: GuestClient, startup: Startup) -> bool:
+        """Start what the template runs, and return whether the guest has written all to its disk."""
+        finalizer = Finalizer(
+            build, guest, FinalizeDeadlines(command=self._deadlines.init, ready=self._deadlines.ready)
+        )
+        if build.steps is not None:
+            await finalizer.configure()
+        # What an image starts by itself nobody has asked for.
+        await finalizer.start(startup, may_fail=build.steps is None and build.request.start_cmd is None)
+        try:
+            for _ in range(2):
+                await guest.run(WARM_UP, deadline=self._deadlines.init)
+        except GuestFailure as error:
+            log.debug("warm_up_without_shell", error=error.message)
+        return await self._written_out(guest)
+
+    async def _written_out(self, guest: GuestClient) -> bool:
+        try:
+            done = await guest.run(_SYNC, deadline=self._deadlines.boot, user="root")
+        except GuestFailure as error:
+            log.debug("no_sync_in_image", error=error.message)
+            return False
+        return done.exit_code == 0
+
+    async def _snapshot(self, build: Build, machine: BuildMachine, workspace: Path, template: TemplateMeta) -> None:
+        await machine.guest.close()
+        build.say("taking the snapshot")
+        snapshot = await self._hypervisor.snapshot(machine.vm, workspace, deadline=self._deadlines.boot)
+        await self._hypervisor.stop(machine.vm)
+        snapshot.device_state.rename(workspace / DEVICE_STATE)
+        meta = template.model_copy(update={"machine": snapshot.machine})
+        await asyncio.to_thread(self._store.publish, workspace, meta)
+
+
+def _remove_tree(path: Path) -> None:
+    # A published workspace has been renamed away and is no longer here.
+    shutil.rmtree(path, ignore_errors=True)
