@@ -20,6 +20,8 @@ from appliance.cubelet.accelerator import basis_of, remembered_or
 from appliance.cubelet.builds.builder import BuildDeadlines, Builder
 from appliance.cubelet.builds.machine import BuildMachines
 from appliance.cubelet.builds.origin import Origins
+from appliance.cubelet.builds.step_cache import StepCache
+from appliance.cubelet.builds.stepping import Stepping
 from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.heartbeat import Heartbeat
@@ -153,6 +155,13 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
     )
     master_http = InternalClient(settings.master, service="cube-master")
     master = MasterClient(master_http, files_deadline=timedelta(seconds=deadlines.step_s))
+    step_cache = StepCache(
+        settings.data_dir / "steps",
+        disks=drivers.disks,
+        metrics=metrics,
+        limit_bytes=settings.capacity.step_cache_mib * 2**20,
+        reserve_bytes=settings.capacity.disk_reserve_mib * 2**20,
+    )
     image_deadline = timedelta(seconds=deadlines.image_s)
     builder = Builder(
         hypervisor=drivers.hypervisor,
@@ -168,17 +177,31 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
             init_deadline=init_deadline,
         ),
         store=store,
-        files=master.template_files,
+        stepping=Stepping(
+            cache=step_cache,
+            hypervisor=drivers.hypervisor,
+            disks=drivers.disks,
+            files=master.template_files,
+            metrics=metrics,
+            step_deadline=timedelta(seconds=deadlines.step_s),
+            control_deadline=timedelta(seconds=deadlines.boot_s),
+        ),
         deadlines=BuildDeadlines(
             boot=timedelta(seconds=deadlines.boot_s),
             ready=timedelta(seconds=deadlines.ready_s),
             init=init_deadline,
             image=image_deadline,
-            step=timedelta(seconds=deadlines.step_s),
             whole=timedelta(seconds=deadlines.build_s),
         ),
     )
-    templates = Templates(builder=builder, images=drivers.images, store=store, supervisor=supervisor, clock=clock)
+    templates = Templates(
+        builder=builder,
+        images=drivers.images,
+        store=store,
+        step_cache=step_cache,
+        supervisor=supervisor,
+        clock=clock,
+    )
     recovery = Recovery(
         hypervisor=drivers.hypervisor,
         switch=drivers.switch,
@@ -201,6 +224,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         async with AsyncExitStack() as stack:
             settings.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
             store.load()
+            step_cache.load()
             await stack.enter_async_context(master_http)
             stack.push_async_callback(drivers.hypervisor.close)
             this_node.capabilities = await drivers.hypervisor.capabilities()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -27,6 +27,14 @@ class CubeletMetrics:
             "cube_sandbox_create_failures", "Creates that left nothing behind", ["error"], registry=registry
         )
         self.ended = Counter("cube_sandbox_ended", "Sandboxes that ended, by reason", ["reason"], registry=registry)
+        self.build_steps = Counter(
+            "cube_build_steps",
+            "Steps of template builds, run or taken from an earlier build",
+            ["how"],
+            registry=registry,
+        )
+        self.kept_steps = Gauge("cube_kept_steps", "Disks kept for builds that go on from them", registry=registry)
+        self.kept_step_bytes = Gauge("cube_kept_step_bytes", "Bytes of those disks", registry=registry)
         self.drops = _Drops()
         registry.register(self.drops)
 

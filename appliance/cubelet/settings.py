@@ -46,6 +46,8 @@ class CapacitySettings(Settings):
     """Memory that may be promised to sandboxes. Default: three quarters of the node's."""
     disk_reserve_mib: int = Field(default=2048, ge=0)
     """Free disk below which the node takes no new sandbox or build."""
+    step_cache_mib: int = Field(default=10240, ge=0)
+    """Disk for what steps of template builds left, so that the next build need not run them again; 0 keeps nothing."""
 
 
 class DeadlineSettings(Settings):

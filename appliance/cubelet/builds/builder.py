@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,13 +12,12 @@ from pathlib import Path
 import structlog
 
 from appliance.clients.guest import GuestClient
-from appliance.cubelet.builds.context import StepContext, environment
+from appliance.cubelet.builds.context import environment
 from appliance.cubelet.builds.finalize import FinalizeDeadlines, Finalizer, Startup, startup_of_image, startup_of_steps
 from appliance.cubelet.builds.machine import BuildMachine, BuildMachines
 from appliance.cubelet.builds.origin import Origin, Origins
-from appliance.cubelet.builds.progress import BASE, FINALIZE, Build
-from appliance.cubelet.builds.runner import FileSource, StepRunner
-from appliance.cubelet.builds.steps import Step
+from appliance.cubelet.builds.progress import FINALIZE, Build
+from appliance.cubelet.builds.stepping import Stepping, written_out
 from appliance.cubelet.services.machines import WARM_UP
 from appliance.cubelet.services.template_store import DEVICE_STATE, UPPER, TemplateMeta, TemplateStore
 from appliance.domain.errors import DeadlineExceeded, GuestFailure
@@ -29,8 +27,6 @@ from appliance.storage.base import DiskStore
 
 log = structlog.get_logger()
 
-_SYNC = ("sync",)
-
 
 @dataclass(frozen=True, slots=True)
 class BuildDeadlines:
@@ -38,7 +34,6 @@ class BuildDeadlines:
     ready: timedelta
     init: timedelta
     image: timedelta
-    step: timedelta
     whole: timedelta
 
 
@@ -51,7 +46,7 @@ class Builder:
         origins: Origins,
         machines: BuildMachines,
         store: TemplateStore,
-        files: FileSource,
+        stepping: Stepping,
         deadlines: BuildDeadlines,
     ) -> None:
         self._hypervisor = hypervisor
@@ -59,7 +54,7 @@ class Builder:
         self._origins = origins
         self._machines = machines
         self._store = store
-        self._files = files
+        self._stepping = stepping
         self._deadlines = deadlines
 
     async def run(self, build: Build) -> None:
@@ -74,28 +69,31 @@ class Builder:
     async def _build(self, build: Build, origin: Origin) -> None:
         request = build.request
         build.disk_size_mib = origin.disk_size_mib
+        steps = build.steps
+        beginning = self._stepping.beginning(build, steps, origin) if steps is not None else None
         async with AsyncExitStack() as undo:
             workspace = self._store.workspace(BuildId(request.build_id))
             undo.callback(_remove_tree, workspace)
-            await self._make_disk(origin, workspace / UPPER)
+            await self._make_disk(beginning.upper if beginning is not None else None, origin, workspace / UPPER)
             config = origin.config
-            e2b = build.steps is not None
+            user, workdir = config.user or None, config.working_dir or None
+            if beginning is not None:
+                user, workdir = beginning.context.user, beginning.context.workdir
             build.say("booting")
             machine = await undo.enter_async_context(
                 self._machines.booted(
                     request,
                     workspace=workspace,
                     layers=origin.layers,
-                    default_user=origin.context.user if e2b else config.user or None,
-                    default_workdir=origin.context.workdir if e2b else config.working_dir or None,
+                    default_user=user,
+                    default_workdir=workdir,
                 )
             )
             build.say(f"guest agent {machine.envd_version} is up")
-            if build.steps is None:
+            if steps is None or beginning is None:
                 startup, env = startup_of_image(request, config), environment(config)
-                user, workdir = config.user or None, config.working_dir or None
             else:
-                context = await self._run_steps(build, build.steps, origin, machine)
+                context = await self._stepping.run(build, steps, beginning, machine, workspace / UPPER)
                 startup, env = startup_of_steps(request, context, origin.startup), dict(context.env)
                 user, workdir = context.user, context.workdir
             build.step = FINALIZE
@@ -119,25 +117,11 @@ class Builder:
             )
             await self._snapshot(build, machine, workspace, meta)
 
-    async def _make_disk(self, origin: Origin, path: Path) -> None:
-        if origin.upper is None:
+    async def _make_disk(self, source: Path | None, origin: Origin, path: Path) -> None:
+        if source is None:
             await self._disks.create_upper(path, size_mib=origin.disk_size_mib)
         else:
-            await self._disks.clone_upper(origin.upper, path)
-
-    async def _run_steps(
-        self, build: Build, steps: Sequence[Step], origin: Origin, machine: BuildMachine
-    ) -> StepContext:
-        runner = StepRunner(build, machine.guest, self._files, deadline=self._deadlines.step)
-        build.step = BASE
-        await runner.provision()
-        context = origin.context
-        for number, step in enumerate(steps, 1):
-            build.step = str(number)
-            prefix = f"builder {number}/{len(steps)}"
-            build.say(f"[{prefix}] {step.text}")
-            context = await runner.run(step.action, context, prefix=prefix)
-        return context
+            await self._disks.clone_upper(source, path)
 
     async def _finalize(self, build: Build, guest: GuestClient, startup: Startup) -> bool:
         """Start what the template runs, and return whether the guest has written all to its disk."""
@@ -153,15 +137,7 @@ class Builder:
                 await guest.run(WARM_UP, deadline=self._deadlines.init)
         except GuestFailure as error:
             log.debug("warm_up_without_shell", error=error.message)
-        return await self._written_out(guest)
-
-    async def _written_out(self, guest: GuestClient) -> bool:
-        try:
-            done = await guest.run(_SYNC, deadline=self._deadlines.boot, user="root")
-        except GuestFailure as error:
-            log.debug("no_sync_in_image", error=error.message)
-            return False
-        return done.exit_code == 0
+        return await written_out(guest, deadline=self._deadlines.boot)
 
     async def _snapshot(self, build: Build, machine: BuildMachine, workspace: Path, template: TemplateMeta) -> None:
         await machine.guest.close()

@@ -12,9 +12,10 @@ from appliance.contracts.node import BuildProgress, BuildRequest, BuildState
 from appliance.cubelet.builds.admission import admitted_steps
 from appliance.cubelet.builds.builder import Builder
 from appliance.cubelet.builds.progress import Build
+from appliance.cubelet.builds.step_cache import StepCache
 from appliance.cubelet.services.template_store import TemplateStore
 from appliance.domain.errors import BuildNotFound, CubeError
-from appliance.domain.ids import BuildId
+from appliance.domain.ids import BuildId, TemplateId
 from appliance.storage.base import ImageStore
 
 log = structlog.get_logger()
@@ -29,12 +30,14 @@ class Templates:
         builder: Builder,
         images: ImageStore,
         store: TemplateStore,
+        step_cache: StepCache,
         supervisor: Supervisor,
         clock: Clock,
     ) -> None:
         self._builder = builder
         self._images = images
         self._store = store
+        self._step_cache = step_cache
         self._supervisor = supervisor
         self._clock = clock
         self._builds: dict[BuildId, Build] = {}
@@ -71,19 +74,25 @@ class Templates:
             layers=meta.layers if meta is not None else (),
         )
 
-    async def delete(self, build_id: BuildId) -> None:
-        """Remove a build, stopping it if it runs, and the layers that nothing else uses. Absent builds are success."""
+    async def delete(self, build_id: BuildId, *, template_id: TemplateId) -> None:
+        """Remove a build, stopping it if it runs, and what nothing else uses any more. Absent builds are success."""
         build = self._builds.get(build_id)
         if build is not None:
             if build.work is not None and not build.work.done():
                 build.work.cancel()
                 await asyncio.wait({build.work})
             self._builds.pop(build_id, None)
-        if build is None and self._store.get(build_id) is None:
-            return
         await asyncio.to_thread(self._store.delete, build_id)
         # Another build delays this, and nobody has to wait for it.
-        self._supervisor.spawn(self._collect_layers(), name=f"collect-{build_id}")
+        self._supervisor.spawn(self._collect(template_id), name=f"collect-{build_id}")
+
+    async def _collect(self, template_id: TemplateId) -> None:
+        await self._collect_layers()
+        async with self._one_at_a_time:
+            builds = [template.template_id for template in self._store.all()]
+            builds += [TemplateId(build.request.template_id) for build in self._builds.values()]
+            if template_id not in builds:
+                await self._step_cache.drop_template(template_id)
 
     async def _collect_layers(self) -> None:
         # Under the build lock: a running build holds layers that no template names yet.

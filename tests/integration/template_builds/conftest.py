@@ -99,10 +99,10 @@ class Node:
         return BuildRequest.model_validate({**fields, **changes})
 
     async def built(self, *steps: BuildStep, **changes: Any) -> tuple[str, list[str]]:
-        """Build, and return the build's id with what its log says."""
+        """Build, and return the build's id with what its log says to its author."""
         request = self.request(*steps, **changes)
         progress = await self.finished(request)
-        messages = [entry.message for entry in progress.logs]
+        messages = [entry.message for entry in progress.logs if entry.level != "debug"]
         assert progress.state is BuildState.READY, (progress.reason, messages)
         return request.build_id, messages
 
