@@ -101,6 +101,53 @@ async def production_drivers(settings: CubeletSettings) -> Drivers:
     )
 
 
+def _builder(
+    settings: CubeletSettings,
+    drivers: Drivers,
+    *,
+    master: MasterClient,
+    machines: Machines,
+    taps: TapPool,
+    store: TemplateStore,
+    step_cache: StepCache,
+    metrics: CubeletMetrics,
+) -> Builder:
+    deadlines = settings.deadlines
+    boot_deadline, init_deadline = timedelta(seconds=deadlines.boot_s), timedelta(seconds=deadlines.init_s)
+    image_deadline = timedelta(seconds=deadlines.image_s)
+    return Builder(
+        hypervisor=drivers.hypervisor,
+        disks=drivers.disks,
+        origins=Origins(images=drivers.images, store=store, image_deadline=image_deadline),
+        machines=BuildMachines(
+            hypervisor=drivers.hypervisor,
+            switch=drivers.switch,
+            taps=taps,
+            machines=machines,
+            guest_image=guest_image.load(settings.guest_dir),
+            boot_deadline=boot_deadline,
+            init_deadline=init_deadline,
+        ),
+        store=store,
+        stepping=Stepping(
+            cache=step_cache,
+            hypervisor=drivers.hypervisor,
+            disks=drivers.disks,
+            files=master.template_files,
+            metrics=metrics,
+            step_deadline=timedelta(seconds=deadlines.step_s),
+            control_deadline=boot_deadline,
+        ),
+        deadlines=BuildDeadlines(
+            boot=boot_deadline,
+            ready=timedelta(seconds=deadlines.ready_s),
+            init=init_deadline,
+            image=image_deadline,
+            whole=timedelta(seconds=deadlines.build_s),
+        ),
+    )
+
+
 def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None = None) -> FastAPI:
     """Return the application; its drivers start, and the node is recovered, when it is served."""
     clock = clock or SystemClock()
@@ -162,40 +209,17 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         limit_bytes=settings.capacity.step_cache_mib * 2**20,
         reserve_bytes=settings.capacity.disk_reserve_mib * 2**20,
     )
-    image_deadline = timedelta(seconds=deadlines.image_s)
-    builder = Builder(
-        hypervisor=drivers.hypervisor,
-        disks=drivers.disks,
-        origins=Origins(images=drivers.images, store=store, image_deadline=image_deadline),
-        machines=BuildMachines(
-            hypervisor=drivers.hypervisor,
-            switch=drivers.switch,
-            taps=taps,
-            machines=machines,
-            guest_image=guest_image.load(settings.guest_dir),
-            boot_deadline=timedelta(seconds=deadlines.boot_s),
-            init_deadline=init_deadline,
-        ),
-        store=store,
-        stepping=Stepping(
-            cache=step_cache,
-            hypervisor=drivers.hypervisor,
-            disks=drivers.disks,
-            files=master.template_files,
-            metrics=metrics,
-            step_deadline=timedelta(seconds=deadlines.step_s),
-            control_deadline=timedelta(seconds=deadlines.boot_s),
-        ),
-        deadlines=BuildDeadlines(
-            boot=timedelta(seconds=deadlines.boot_s),
-            ready=timedelta(seconds=deadlines.ready_s),
-            init=init_deadline,
-            image=image_deadline,
-            whole=timedelta(seconds=deadlines.build_s),
-        ),
-    )
     templates = Templates(
-        builder=builder,
+        builder=_builder(
+            settings,
+            drivers,
+            master=master,
+            machines=machines,
+            taps=taps,
+            store=store,
+            step_cache=step_cache,
+            metrics=metrics,
+        ),
         images=drivers.images,
         store=store,
         step_cache=step_cache,

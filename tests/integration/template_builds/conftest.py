@@ -30,6 +30,7 @@ from appliance.domain.ids import new_sandbox_id
 from tests.support.appliance import BIN, ROOT, Service
 from tests.support.fake_node import serve_on
 from tests.support.netns import NetworkNamespace, network_namespace
+from tests.support.waiting import eventually
 
 BASE_IMAGE = f"oci:{ROOT}/build/images/base"
 TEMPLATE = "the-template"
@@ -240,5 +241,7 @@ async def node(place: Place) -> AsyncIterator[Node]:
             node.base_build, _ = await node.built(**image)
             place.built["base"] = node.base_build
         yield node
-        held = node.left()
-        assert not any(held.values()), held
+        try:
+            await eventually(lambda: not any(node.left().values()), seconds=10)
+        except TimeoutError:
+            raise AssertionError(f"something is left: {node.left()}") from None

@@ -58,7 +58,7 @@ async def test_a_build_that_is_deleted_stops_and_frees_everything(node: Node) ->
     await node.client.start_build(request)
     begun = "[builder 1/1] [stdout]: begun"
     async with asyncio.timeout(120):
-        while begun not in [entry.message for entry in (await node.client.get_build(request.build_id)).logs]:
+        while begun not in [entry.message for entry in (await node.client.get_build(request.build_id)).logs]:  # noqa: ASYNC110 - asks
             await asyncio.sleep(0.1)
     await node.client.delete_build("doomed", request.build_id)
     assert not any(node.left().values())
