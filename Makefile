@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 SOURCES := appliance bundle lab guest-image inventories tests examples
 
-.PHONY: help up down test lint bench bundle prepare lock
+.PHONY: help up down test lint bench compat bundle prepare lock
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -28,6 +28,9 @@ lint: prepare  ## ruff, mypy, import-linter, ansible-lint
 bench: prepare  ## Measure creates against the floors, into build/bench.json
 	/usr/bin/python3 guest-image/build.py all
 	$(PYTHON) -m tests.benchmarks
+
+compat: prepare up  ## Run every released client that we serve against the lab's appliance, and print the matrix
+	$(PYTHON) -m tests.compat
 
 bundle: prepare  ## Build the offline bundle in build/bundle
 	/usr/bin/python3 guest-image/build.py all

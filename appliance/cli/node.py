@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 import typer
 
 from appliance.cli.output import mebibytes, print_json, print_table, span, state
 from appliance.cli.session import Session
 
-app = typer.Typer(no_args_is_help=True, help="Nodes: list.")
+app = typer.Typer(no_args_is_help=True, help="Nodes: list, drain, use again.")
+
+
+NodeId = Annotated[str, typer.Argument(help="As `node list` shows it.")]
 
 
 @app.command("list")
@@ -27,7 +31,7 @@ def list_all(ctx: typer.Context) -> None:
         [
             (
                 one.node_id,
-                state(one.state),
+                state("draining" if one.draining and one.state == "ready" else one.state),
                 f"{one.vmm}+{one.accelerator}",
                 f"{one.vcpus_reserved}/{one.vcpus}",
                 f"{mebibytes(one.memory_reserved_mib)}/{mebibytes(one.memory_mib)}",
@@ -43,6 +47,17 @@ def list_all(ctx: typer.Context) -> None:
     )
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `list` a subcommand: typer would run a single command without its name."""
+@app.command()
+def drain(ctx: typer.Context, node_id: NodeId) -> None:
+    """Give a node no new sandboxes and builds. Those it has stay until they end."""
+    session: Session = ctx.obj
+    session.call(lambda master: master.set_draining(node_id, draining=True))
+    session.note(f"Node {node_id} gets nothing new. `cubemastercli node list` shows what it still has.")
+
+
+@app.command()
+def ready(ctx: typer.Context, node_id: NodeId) -> None:
+    """Use a drained node again."""
+    session: Session = ctx.obj
+    session.call(lambda master: master.set_draining(node_id, draining=False))
+    session.note(f"Node {node_id} is in use.")

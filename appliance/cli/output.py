@@ -18,8 +18,12 @@ _COLOURS = {
     "building": "yellow",
     "waiting": "yellow",
     "creating": "yellow",
+    "pausing": "yellow",
+    "resuming": "yellow",
+    "snapshotting": "yellow",
     "killing": "yellow",
     "not_ready": "yellow",
+    "draining": "yellow",
     "error": "red",
     "lost": "red",
 }

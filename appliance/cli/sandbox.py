@@ -11,9 +11,10 @@ from appliance.cli.exits import Exit
 from appliance.cli.output import local_time, mebibytes, print_fields, print_json, print_table, span, state
 from appliance.cli.session import Session
 from appliance.clients.master import MasterClient
-from appliance.contracts.master import SandboxState, SandboxView
+from appliance.contracts.master import NewConnect, NewPause, SandboxState, SandboxView
+from appliance.contracts.node import OnTimeout
 
-app = typer.Typer(no_args_is_help=True, help="Sandboxes: list, look at, kill.")
+app = typer.Typer(no_args_is_help=True, help="Sandboxes: list, look at, pause, resume, kill.")
 
 _SECRET = frozenset({"access_token"})
 _PAGE = 1000
@@ -48,7 +49,7 @@ def list_some(
                 mebibytes(one.memory_mib),
                 one.node_id,
                 local_time(one.started_at),
-                one.end_reason or f"in {span(one.end_at - now)}",
+                one.end_reason or ("paused" if one.paused_at else f"in {span(one.end_at - now)}"),
             )
             for one in found
         ],
@@ -82,9 +83,44 @@ def info(ctx: typer.Context, sandbox_id: Annotated[str, typer.Argument()]) -> No
             ("guest agent", one.envd_version),
             ("metadata", ", ".join(f"{key}={value}" for key, value in one.metadata.items()) or None),
             ("started", local_time(one.started_at)),
-            ("ended" if one.ended_at else "ends", local_time(one.ended_at or one.end_at)),
+            ("at its timeout", "killed" if one.on_timeout is OnTimeout.KILL else "paused"),
+            ("paused", local_time(one.paused_at) if one.paused_at else None),
+            ("kept of it", ("disk" if one.filesystem_only else "disk and memory") if one.paused_at else None),
+            ("ended" if one.ended_at else "ends", _end(one)),
         ],
     )
+
+
+@app.command()
+def pause(
+    ctx: typer.Context,
+    sandbox_ids: Annotated[list[str], typer.Argument()],
+    *,
+    memory: Annotated[bool, typer.Option(help="Without it, the next resume boots from the disk.")] = True,
+) -> None:
+    """Pause sandboxes: they keep their disk, and give back what else they hold of their node."""
+    session: Session = ctx.obj
+    for sandbox_id in sandbox_ids:
+        session.call(lambda master, one=sandbox_id: master.pause_sandbox(one, NewPause(memory=memory)))  # type: ignore[misc]
+        session.note(f"Paused sandbox {sandbox_id}.")
+
+
+@app.command()
+def resume(
+    ctx: typer.Context,
+    sandbox_id: Annotated[str, typer.Argument()],
+    *,
+    timeout: Annotated[int, typer.Option(min=1, help="Seconds until it ends, or is paused again.")] = 300,
+    memory: Annotated[bool, typer.Option(help="Without it, boot from the disk even where memory was kept.")] = True,
+) -> None:
+    """Resume a paused sandbox. One that runs is left to run, at least as long."""
+    session: Session = ctx.obj
+    connected = session.call(
+        lambda master: master.connect_sandbox(sandbox_id, NewConnect(timeout_s=timeout, memory=memory))
+    )
+    if session.as_json:
+        print_json(session, connected.sandbox, exclude=_SECRET)
+    session.note(f"{'Resumed sandbox' if connected.resumed else 'Already running:'} {sandbox_id}.")
 
 
 @app.command()
@@ -121,3 +157,10 @@ async def _some(
         if cursor is None:
             break
     return found
+
+
+def _end(one: SandboxView) -> str | None:
+    """Return when it ended or will; a paused one has no time that runs."""
+    if one.ended_at is None and one.paused_at is not None:
+        return None
+    return local_time(one.ended_at or one.end_at)

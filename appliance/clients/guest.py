@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 import aiohttp
 from yarl import URL
 
+from appliance.clients.guest_logs import MAX_PAGE_BYTES, GuestLogPage, LogCursor, parse_log_end, parse_log_page
 from appliance.domain.errors import GuestFailure, GuestRefused
 
 AGENT_PORT = 49983
@@ -39,8 +40,8 @@ class Identity:
     sandbox_id: str
     template_id: str
     hostname: str
-    machine_id: str
-    """32 hex digits."""
+    machine_id: str | None
+    """32 hex digits. None: it keeps the one it has."""
     entropy: bytes = field(repr=False)
     """At least 64 bytes from the node's generator, credited to the guest's."""
     timestamp: datetime
@@ -48,6 +49,8 @@ class Identity:
     env_vars: Mapping[str, str] = field(repr=False)
     default_user: str | None = None
     default_workdir: str | None = None
+    inherits_env: bool = False
+    """Whether variables that the guest has and `env_vars` does not stay: after a pause, or in a copy of a sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,17 @@ def parse_usage(payload: bytes) -> Usage:
     return Usage(cpu_count, float(cpu_used_pct), *sizes)
 
 
+def parse_environment(payload: bytes) -> dict[str, str]:
+    """Return the environment that an agent reports, or raise GuestFailure where it is none."""
+    try:
+        environment = json.loads(payload)["envVars"]
+        if all(isinstance(value, str) for value in environment.values()):
+            return dict(environment)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise GuestFailure(f"the guest agent's environment makes no sense: {type(error).__name__}") from error
+    raise GuestFailure("the guest agent's environment has values that are no text")
+
+
 class GuestClient:
     """Calls one guest's agent. Every failure is a `GuestFailure` that says which call it was."""
 
@@ -123,6 +137,21 @@ class GuestClient:
                 "the console log beside the build has the guest's messages"
             ) from error
 
+    async def check_healthy(self, *, deadline: timedelta) -> None:
+        """Return if the agent answers, once asked."""
+        async with self._call("GET", "/health", deadline=deadline):
+            return
+
+    async def flush(self, *, deadline: timedelta) -> dict[str, str]:
+        """Make the guest write its file systems to their disks, and return the environment its processes are given."""
+        payload = bytearray()
+        async with self._call("POST", "/flush", deadline=deadline) as response:
+            while chunk := await response.content.read(_MAX_ENVELOPE_BYTES):
+                payload += chunk
+                if len(payload) > _MAX_ENVELOPE_BYTES:
+                    raise GuestFailure("the guest agent's environment is too long")
+        return parse_environment(bytes(payload))
+
     async def init(self, identity: Identity, *, deadline: timedelta) -> str:
         """Give the guest its identity and return the agent's version. The guest acknowledges, or the call raises."""
         body = {
@@ -136,6 +165,7 @@ class GuestClient:
             "hostname": identity.hostname,
             "machineId": identity.machine_id,
             "entropy": base64.b64encode(identity.entropy).decode(),
+            "inheritEnv": identity.inherits_env,
         }
         async with self._call("POST", "/init", deadline=deadline, data=json.dumps(body).encode()) as response:
             return response.headers.get("X-Envd-Version", "")
@@ -207,13 +237,14 @@ class GuestClient:
         argv: tuple[str, ...],
         *,
         deadline: timedelta,
+        access_token: str | None = None,
         user: str | None = None,
         envs: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> int:
         """Start a program that goes on without us, and return its pid in the guest."""
         # No Connect timeout is sent for it: the guest would kill the program when it elapses.
-        stream = self._start(argv, deadline=None, user=user, envs=envs, cwd=cwd)
+        stream = self._start(argv, deadline=None, access_token=access_token, user=user, envs=envs, cwd=cwd)
         try:
             async with asyncio.timeout(deadline.total_seconds()):
                 async for event in stream:
@@ -226,18 +257,30 @@ class GuestClient:
             await stream.aclose()
         raise GuestFailure(f"the guest did not start {argv[0]}")
 
-    async def usage(self, *, access_token: str | None, deadline: timedelta) -> Usage:
-        """Ask the agent what its machine uses."""
+    async def usage(self, *, access_token: str | None, deadline: timedelta) -> tuple[Usage, LogCursor | None]:
+        """Ask the agent what its machine uses, and where its log ends by now."""
+        payload, headers = await self._document("/metrics", access_token, deadline, max_bytes=_MAX_METRICS_BYTES)
+        return parse_usage(payload), parse_log_end(headers.get("X-Log-End"))
+
+    async def logs(self, cursor: LogCursor, *, access_token: str | None, deadline: timedelta) -> GuestLogPage:
+        """Ask the agent what its processes said since `cursor`."""
+        path = f"/logs?epoch={cursor.epoch}&after={cursor.after}"
+        payload, _ = await self._document(path, access_token, deadline, max_bytes=MAX_PAGE_BYTES)
+        return parse_log_page(payload)
+
+    async def _document(
+        self, path: str, access_token: str | None, deadline: timedelta, *, max_bytes: int
+    ) -> tuple[bytes, Mapping[str, str]]:
         headers = {"Accept-Encoding": "identity"}
         if access_token is not None:
             headers["X-Access-Token"] = access_token
         payload = bytearray()
-        async with self._call("GET", "/metrics", deadline=deadline, headers=headers) as response:
-            while chunk := await response.content.read(_MAX_METRICS_BYTES):
+        async with self._call("GET", path, deadline=deadline, headers=headers) as response:
+            while chunk := await response.content.read(64 * 1024):
                 payload += chunk
-                if len(payload) > _MAX_METRICS_BYTES:
-                    raise GuestFailure("the guest agent's metrics are too long")
-        return parse_usage(bytes(payload))
+                if len(payload) > max_bytes:
+                    raise GuestFailure(f"the guest agent's answer to {path} is too long")
+            return bytes(payload), response.headers
 
     async def upload(self, path: str, content: AsyncIterable[bytes], *, user: str, deadline: timedelta) -> None:
         """Write a file in the guest from a stream. GuestRefused with code 507 means that its disk is full."""

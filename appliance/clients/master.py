@@ -10,17 +10,28 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from appliance.clients.secrets import SecretsClient
+from appliance.clients.teams import TeamsClient
 from appliance.common.http import InternalClient
 from appliance.contracts.master import (
     AssignedTags,
     BuildPage,
     BuildView,
+    Connected,
     CreatedKey,
+    Forked,
+    KeyChange,
     KeyDigest,
     KeyView,
     LogLevel,
+    NewConnect,
+    NewEgress,
+    NewFork,
     NewKey,
+    NewPause,
+    NewResume,
     NewSandbox,
+    NewSnapshot,
     NewTags,
     NewTemplate,
     NewTimeout,
@@ -31,26 +42,32 @@ from appliance.contracts.master import (
     SandboxPage,
     SandboxState,
     SandboxView,
+    SnapshotPage,
+    SnapshotView,
     TagView,
     TemplateChange,
     TemplatePage,
     TemplateView,
 )
-from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus
+from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus, SandboxLogEntry
+from appliance.contracts.teams import NodeDraining
 
 _KEYS = TypeAdapter(list[KeyView])
 _TEMPLATES = TypeAdapter(list[TemplateView])
 _TAGS = TypeAdapter(list[TagView])
 _LOGS = TypeAdapter(list[BuildLogEntry])
+_SANDBOX_LOGS = TypeAdapter(list[SandboxLogEntry])
 _SAMPLES = TypeAdapter(list[MetricSample])
 _LATEST = TypeAdapter(dict[str, MetricSample])
+_FORKED = TypeAdapter(list[Forked])
+_FORK_TURNS = 4
 _NODES = TypeAdapter(list[NodeView])
 
 
 class MasterClient:
     """Calls CubeMaster through `http`, which its maker closes.
 
-    `deadline` bounds every call but `create_sandbox`, which waits for a guest and has `create_deadline`, and
+    `deadline` bounds every call but those that wait for a guest or its disk, which have `create_deadline`, and
     `template_files`, which streams.
     """
 
@@ -64,6 +81,8 @@ class MasterClient:
     ) -> None:
         self._http = http
         self._deadline = deadline
+        self.teams = TeamsClient(http, deadline=deadline)
+        self.secrets = SecretsClient(http, deadline=deadline)
         self._create_deadline = create_deadline
         self._files_deadline = files_deadline
 
@@ -79,17 +98,48 @@ class MasterClient:
     async def create_key(self, new: NewKey) -> CreatedKey:
         return CreatedKey.model_validate(await self._call("POST", "/v1/keys", _dump(new)))
 
-    async def list_keys(self) -> list[KeyView]:
-        return _KEYS.validate_python(await self._call("GET", "/v1/keys"))
+    async def list_keys(self, *, team_id: str | None = None) -> list[KeyView]:
+        return _KEYS.validate_python(await self._call("GET", "/v1/keys", params=_present(team_id=team_id)))
 
-    async def revoke_key(self, key_id: str) -> None:
-        await self._call("DELETE", f"/v1/keys/{key_id}")
+    async def change_key(self, key_id: str, change: KeyChange) -> KeyView:
+        return KeyView.model_validate(await self._call("PATCH", f"/v1/keys/{key_id}", _dump(change)))
+
+    async def revoke_key(self, key_id: str, *, team_id: str | None = None) -> None:
+        await self._call("DELETE", f"/v1/keys/{key_id}", params=_present(team_id=team_id))
 
     # Sandboxes
 
     async def create_sandbox(self, new: NewSandbox) -> SandboxView:
-        answer = await self._http.request("POST", "/v1/sandboxes", deadline=self._create_deadline, json=_dump(new))
-        return SandboxView.model_validate(answer)
+        return SandboxView.model_validate(await self._wait("/v1/sandboxes", _dump(new)))
+
+    async def pause_sandbox(self, sandbox_id: str, pause: NewPause) -> None:
+        await self._wait(f"/v1/sandboxes/{sandbox_id}/pause", _dump(pause))
+
+    async def resume_sandbox(self, sandbox_id: str, resume: NewResume) -> SandboxView:
+        return SandboxView.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/resume", _dump(resume)))
+
+    async def connect_sandbox(self, sandbox_id: str, connect: NewConnect) -> Connected:
+        return Connected.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/connect", _dump(connect)))
+
+    async def take_snapshot(self, sandbox_id: str, new: NewSnapshot) -> SnapshotView:
+        return SnapshotView.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/snapshots", _dump(new)))
+
+    async def list_snapshots(
+        self,
+        *,
+        team_id: str | None = None,
+        sandbox_id: str | None = None,
+        name: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> SnapshotPage:
+        params = _present(team_id=team_id, sandbox_id=sandbox_id, name=name, limit=str(limit), cursor=cursor)
+        return SnapshotPage.model_validate(await self._call("GET", "/v1/snapshots", params=params))
+
+    async def fork_sandbox(self, sandbox_id: str, new: NewFork) -> list[Forked]:
+        # A snapshot first, then the copies, several at a time.
+        path, deadline = f"/v1/sandboxes/{sandbox_id}/fork", _FORK_TURNS * self._create_deadline
+        return _FORKED.validate_python(await self._http.request("POST", path, deadline=deadline, json=_dump(new)))
 
     async def list_sandboxes(
         self,
@@ -124,6 +174,9 @@ class MasterClient:
         path = f"/v1/sandboxes/{sandbox_id}/timeout"
         return SandboxView.model_validate(await self._call("POST", path, _dump(new)))
 
+    async def set_egress(self, sandbox_id: str, new: NewEgress) -> None:
+        await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/network", _dump(new))
+
     async def get_metrics(
         self, sandbox_id: str, *, start: datetime | None, end: datetime | None, team_id: str | None = None
     ) -> list[MetricSample]:
@@ -132,6 +185,28 @@ class MasterClient:
         )
         answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}/metrics", params=params)
         return _SAMPLES.validate_python(answer)
+
+    async def get_sandbox_logs(
+        self,
+        sandbox_id: str,
+        *,
+        at: datetime | None,
+        limit: int,
+        backward: bool = False,
+        level: LogLevel | None = None,
+        search: str | None = None,
+        team_id: str | None = None,
+    ) -> list[SandboxLogEntry]:
+        """Return entries from `at` on, or `backward` from it into the past."""
+        params = _present(
+            at=at.isoformat() if at else None,
+            backward=str(backward).lower(),
+            limit=str(limit),
+            level=level,
+            search=search,
+            team_id=team_id,
+        )
+        return _SANDBOX_LOGS.validate_python(await self._call("GET", f"/v1/sandboxes/{sandbox_id}/logs", params=params))
 
     async def latest_metrics(
         self, sandbox_ids: Sequence[str], *, team_id: str | None = None
@@ -236,6 +311,9 @@ class MasterClient:
     async def list_nodes(self) -> list[NodeView]:
         return _NODES.validate_python(await self._call("GET", "/v1/nodes"))
 
+    async def set_draining(self, node_id: str, *, draining: bool) -> None:
+        await self._call("PUT", f"/v1/nodes/{node_id}/draining", _dump(NodeDraining(draining=draining)))
+
     async def heartbeat(self, status: NodeStatus) -> None:
         await self._call("POST", f"/v1/nodes/{status.node_id}/heartbeat", _dump(status))
 
@@ -244,6 +322,13 @@ class MasterClient:
 
     async def get_route(self, sandbox_id: str) -> Route:
         return Route.model_validate(await self._call("GET", f"/v1/routes/{sandbox_id}"))
+
+    async def wake(self, sandbox_id: str) -> Route:
+        """Resume it for traffic, unless it runs; return where the traffic goes."""
+        return Route.model_validate(await self._wait(f"/v1/routes/{sandbox_id}/wake", None))
+
+    async def _wait(self, path: str, json: Any) -> Any:
+        return await self._http.request("POST", path, deadline=self._create_deadline, json=json)
 
     async def _call(self, method: str, path: str, json: Any = None, params: Mapping[str, str] | None = None) -> Any:
         return await self._http.request(method, path, deadline=self._deadline, json=json, params=params)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from appliance.common.http import InternalClient
 from appliance.contracts.node import (
@@ -16,19 +16,26 @@ from appliance.contracts.node import (
     CreateSandbox,
     Deadline,
     MetricSample,
+    NetworkPolicy,
     NodeSandbox,
     NodeStatus,
+    Pause,
+    Resume,
+    SandboxLogEntry,
+    Snapshot,
+    SnapshotTaken,
 )
 
 _SAMPLES = TypeAdapter(list[MetricSample])
 _LATEST = TypeAdapter(dict[str, MetricSample])
+_LOGS = TypeAdapter(list[SandboxLogEntry])
 _SANDBOXES = TypeAdapter(list[NodeSandbox])
 
 
 class NodeClient:
     """Calls one node through `http`, which its maker closes.
 
-    `deadline` bounds every call but `create_sandbox`, which waits for a guest and has `create_deadline`.
+    `deadline` bounds every call but those that wait for a guest or its disk, which have `create_deadline`.
     """
 
     def __init__(
@@ -67,6 +74,15 @@ class NodeClient:
         )
         return NodeSandbox.model_validate(answer)
 
+    async def pause_sandbox(self, sandbox_id: str, pause: Pause) -> None:
+        await self._wait(f"/v1/sandboxes/{sandbox_id}/pause", pause)
+
+    async def resume_sandbox(self, sandbox_id: str, resume: Resume) -> NodeSandbox:
+        return NodeSandbox.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/resume", resume))
+
+    async def snapshot_sandbox(self, sandbox_id: str, snapshot: Snapshot) -> SnapshotTaken:
+        return SnapshotTaken.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/snapshot", snapshot))
+
     async def list_sandboxes(self) -> list[NodeSandbox]:
         return _SANDBOXES.validate_python(await self._call("GET", "/v1/sandboxes"))
 
@@ -81,10 +97,34 @@ class NodeClient:
         body = AccessToken(access_token=access_token).model_dump(mode="json")
         await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/access-token", body)
 
+    async def set_network(self, sandbox_id: str, policy: NetworkPolicy) -> None:
+        body = policy.model_dump(mode="json")
+        await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/network", body)
+
     async def get_metrics(self, sandbox_id: str, *, start: datetime | None, end: datetime | None) -> list[MetricSample]:
         params = {name: at.isoformat() for name, at in (("start", start), ("end", end)) if at is not None}
         answer = await self._call("GET", f"/v1/sandboxes/{sandbox_id}/metrics", params=params)
         return _SAMPLES.validate_python(answer)
+
+    async def get_logs(
+        self,
+        sandbox_id: str,
+        *,
+        at: datetime | None,
+        backward: bool,
+        limit: int,
+        level: str | None,
+        search: str | None,
+    ) -> list[SandboxLogEntry]:
+        given = {
+            "at": at.isoformat() if at is not None else None,
+            "backward": "true" if backward else "false",
+            "limit": str(limit),
+            "level": level,
+            "search": search,
+        }
+        params = {name: value for name, value in given.items() if value is not None}
+        return _LOGS.validate_python(await self._call("GET", f"/v1/sandboxes/{sandbox_id}/logs", params=params))
 
     async def latest_metrics(self, sandbox_ids: Sequence[str]) -> dict[str, MetricSample]:
         params = {"sandbox_ids": ",".join(sandbox_ids)}
@@ -92,6 +132,10 @@ class NodeClient:
 
     async def delete_sandbox(self, sandbox_id: str) -> None:
         await self._call("DELETE", f"/v1/sandboxes/{sandbox_id}")
+
+    async def _wait(self, path: str, body: BaseModel) -> Any:
+        json = body.model_dump(mode="json", exclude_none=True)
+        return await self._http.request("POST", path, deadline=self._create_deadline, json=json)
 
     async def _call(self, method: str, path: str, json: Any = None, params: Mapping[str, str] | None = None) -> Any:
         return await self._http.request(method, path, deadline=self._deadline, json=json, params=params)

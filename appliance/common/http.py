@@ -32,7 +32,9 @@ _STATUS: tuple[tuple[type[errors.CubeError], int], ...] = (
     (errors.Forbidden, 403),
     (errors.NotFound, 404),
     (errors.Conflict, 409),
+    (errors.Gone, 410),
     (errors.QuotaExceeded, 429),
+    (errors.RateLimited, 429),
     (errors.Unavailable, 503),
     (errors.CubeError, 500),
 )
@@ -69,7 +71,8 @@ def install_error_handlers(app: FastAPI, *, code_of: Callable[[errors.CubeError]
         status = status_of(error)
         if status == 500:
             log.error("request_failed", error=type(error).__name__, message=error.message)
-        retry = error.retry_after_s if isinstance(error, (errors.Unavailable, errors.QuotaExceeded)) else None
+        waiting_helps = (errors.Unavailable, errors.QuotaExceeded, errors.RateLimited)
+        retry = error.retry_after_s if isinstance(error, waiting_helps) else None
         return error_response(status, error.message, error_code=code_of(error), retry_after_s=retry)
 
     @app.exception_handler(RequestValidationError)

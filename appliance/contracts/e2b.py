@@ -31,15 +31,26 @@ class AutoResume(_Request):
     enabled: bool = False
 
 
-class Network(_Request):
-    allowPublicTraffic: bool = True
+class Egress(_Request):
+    """What a sandbox may reach."""
+
     allowOut: tuple[str, ...] | None = None
     denyOut: tuple[str, ...] | None = None
     dnsServers: tuple[str, ...] | None = None
     egressProxy: dict[str, Any] | None = Field(default=None, repr=False)
+    rules: dict[str, Any] | None = Field(default=None, repr=False)
+
+
+class Network(Egress):
+    allowPublicTraffic: bool = True
     maskRequestHost: str | None = None
     httpsPorts: tuple[int, ...] | None = None
-    rules: dict[str, Any] | None = Field(default=None, repr=False)
+
+
+class NetworkUpdate(Egress):
+    """`PUT /sandboxes/{id}/network`: replaces all of these, what is left out included."""
+
+    allow_internet_access: bool | None = None
 
 
 class NewSandbox(_Request):
@@ -62,6 +73,27 @@ class NewSandbox(_Request):
 
 class Timeout(_Request):
     timeout: int
+
+
+class Pause(_Request):
+    memory: bool = True
+    requireHealthyGuest: bool = False
+
+
+class Resume(_Request):
+    timeout: int = 15
+    autoPause: bool | None = None
+    memory: bool | None = None
+
+
+class NewSnapshot(_Request):
+    name: str | None = Field(default=None, min_length=1, max_length=256)
+    memory: bool = True
+
+
+class NewFork(_Request):
+    timeout: int = 15
+    count: int = 1
 
 
 class ConnectV1(_Request):
@@ -109,11 +141,39 @@ class Lifecycle(_Answer):
     onTimeout: Literal["kill", "pause"] = "kill"
 
 
+class NetworkShown(_Answer):
+    """A sandbox's rules as they are; no token and no password is among them."""
+
+    allowPublicTraffic: bool = True
+    allowOut: tuple[str, ...] | None = None
+    denyOut: tuple[str, ...] | None = None
+    maskRequestHost: str | None = None
+
+
 class SandboxDetail(ListedSandbox):
     envdAccessToken: str | None = Field(default=None, repr=False)
     allowInternetAccess: bool | None = None
     domain: str | None = None
+    network: NetworkShown | None = None
     lifecycle: Lifecycle = Lifecycle()
+    pauseMode: Literal["full", "filesystem"] | None = None
+
+
+class Snapshot(_Answer):
+    snapshotID: str
+    names: tuple[str, ...]
+
+
+class ForkError(_Answer):
+    code: int
+    message: str
+
+
+class Forked(_Answer):
+    """One of the two."""
+
+    sandbox: Sandbox | None = None
+    error: ForkError | None = None
 
 
 class Template(_Answer):
@@ -147,6 +207,28 @@ class SandboxMetric(_Answer):
     memCache: int
     diskUsed: int
     diskTotal: int
+
+
+class SandboxLog(_Answer):
+    timestamp: datetime
+    line: str
+    """JSON with `level`, `logger`, `message` and `timestamp`, which the CLI parses."""
+
+
+class SandboxLogEntry(_Answer):
+    timestamp: datetime
+    message: str
+    level: LogLevel
+    fields: dict[str, str]
+
+
+class SandboxLogs(_Answer):
+    logs: tuple[SandboxLog, ...]
+    logEntries: tuple[SandboxLogEntry, ...]
+
+
+class SandboxLogsV2(_Answer):
+    logs: tuple[SandboxLogEntry, ...]
 
 
 class SandboxesMetrics(_Answer):

@@ -2,18 +2,28 @@
 
 Callers are trusted; CubeAPI passes the team that a key belongs to. `team_id` is a query parameter on GET and DELETE.
 A missing `team_id` is the operator: every team's objects. A list of sandboxes takes `state` as a comma-separated list
-(default running and paused) and `metadata` as a JSON object of which every pair must match.
+(default: all that callers may use) and `metadata` as a JSON object of which every pair must match.
 
     GET    /health                                 204
     POST   /v1/keys/resolve                        200 ResolvedKey        KeyDigest; Unauthenticated
     POST   /v1/keys                                201 CreatedKey         NewKey
     GET    /v1/keys                                200 [KeyView]
+    PATCH  /v1/keys/{key_id}                       200 KeyView            KeyChange
     DELETE /v1/keys/{key_id}                       204
     POST   /v1/sandboxes                           201 SandboxView        NewSandbox
     GET    /v1/sandboxes?state=&template=&metadata=&order=&started_after=&limit=&cursor=   200 SandboxPage
     GET    /v1/sandboxes/{sandbox_id}              200 SandboxView        with ?ended=true also one that has ended
     POST   /v1/sandboxes/{sandbox_id}/timeout      200 SandboxView        NewTimeout
+    POST   /v1/sandboxes/{sandbox_id}/pause        204                    NewPause; Conflict, GuestUnresponsive
+    POST   /v1/sandboxes/{sandbox_id}/resume       201 SandboxView        NewResume; Conflict if running
+    POST   /v1/sandboxes/{sandbox_id}/connect      200 Connected          NewConnect: resumed if paused
+    POST   /v1/sandboxes/{sandbox_id}/snapshots    201 SnapshotView       NewSnapshot; Conflict if paused
+    POST   /v1/sandboxes/{sandbox_id}/fork         201 [Forked]           NewFork; Conflict if paused
+    GET    /v1/snapshots?team_id=&sandbox_id=&name=&limit=&cursor=   200 SnapshotPage, newest first
+    PUT    /v1/sandboxes/{sandbox_id}/network      204                    NewEgress, in force when it answers
     GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end=   200 [contracts.node.MetricSample]
+    GET    /v1/sandboxes/{sandbox_id}/logs?at=&backward=&limit=&level=&search=   200 [contracts.node.SandboxLogEntry],
+                                                                          also of one that has ended lately
     GET    /v1/sandbox-metrics?sandbox_ids=a,b     200 {sandbox_id: contracts.node.MetricSample}
     DELETE /v1/sandboxes/{sandbox_id}              204
     POST   /v1/templates                           202 BuildView          NewTemplate
@@ -32,7 +42,24 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     GET    /v1/nodes                               200 [NodeView]
     POST   /v1/nodes/{node_id}/heartbeat           204                    contracts.node.NodeStatus; the first registers
     POST   /v1/nodes/{node_id}/ended               204                    [contracts.node.EndedSandbox]
-    GET    /v1/routes/{sandbox_id}                 200 Route              NotFound
+    GET    /v1/routes/{sandbox_id}                 200 Route              NotFound; also of a paused one
+    POST   /v1/routes/{sandbox_id}/wake            200 Route              resumed for traffic; Forbidden, QuotaExceeded,
+                                                                          NotFound, SandboxTransitioning
+    POST   /v1/teams                               201 TeamView           NewTeam; shapes of teams: contracts/teams.py
+    GET    /v1/teams                               200 [TeamView]
+    GET    /v1/teams/{reference}                   200 TeamView           id or slug
+    PUT    /v1/teams/{reference}/limits            200 TeamView           TeamLimits, which replace its own
+    GET    /v1/teams/{team_id}/metrics?start=&end= 200 [TeamMetric], oldest first
+    GET    /v1/teams/{team_id}/metrics/max?metric=&start=&end=   200 TeamMetricMax
+    POST   /v1/teams/{reference}/sandboxes/kill    200 Tally
+    POST   /v1/teams/{reference}/builds/cancel     200 Tally
+    GET    /v1/running-counts                      200 {team_id: sandboxes}
+    PUT    /v1/nodes/{node_id}/draining            204                    NodeDraining
+    POST   /v1/secrets                             201 SecretView         NewSecret; shapes: contracts/secrets.py
+    GET    /v1/secrets?team_id=&limit=&cursor=     200 SecretPage, newest first
+    GET    /v1/secrets/{selector}?team_id=         200 SecretView         id or name
+    POST   /v1/secrets/{selector}                  200 SecretView         SecretUpdate
+    DELETE /v1/secrets/{selector}?team_id=         204
 """
 
 from __future__ import annotations
@@ -43,7 +70,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from appliance.contracts.node import BuildLogEntry, EndReason, RegistryLogin
+from appliance.contracts.errors import ErrorBody
+from appliance.contracts.node import BuildLogEntry, EndReason, HostReport, OnTimeout, RegistryLogin
 
 
 class _Wire(BaseModel):
@@ -58,22 +86,40 @@ class ResolvedKey(_Wire):
     key_id: str
     team_id: str
     team_slug: str
+    scopes: tuple[str, ...] | None = None
+    """Of `domain.access.Scope`. None: everything."""
+    expires_at: datetime | None = None
 
 
 class NewKey(_Wire):
     team: str = "default"
     """Slug of the team, made if it does not exist."""
-    name: str
+    team_id: str | None = None
+    """In place of the slug: a team that exists."""
+    name: str = Field(min_length=1, max_length=255)
+    scopes: tuple[str, ...] | None = None
+    """None: everything."""
+    expires_at: datetime | None = None
+    """None: never."""
+
+
+class KeyChange(_Wire):
+    team_id: str | None = None
+    name: str = Field(min_length=1, max_length=255)
 
 
 class KeyView(_Wire):
     key_id: str
     team: str
+    team_id: str
     name: str
     mask: str
     """`e2b_ab...cdef`: enough to tell keys apart, not to use one."""
+    scopes: tuple[str, ...] | None = None
     created_at: datetime
+    expires_at: datetime | None = None
     last_used_at: datetime | None = None
+    """To the minute."""
 
 
 class CreatedKey(KeyView):
@@ -84,7 +130,10 @@ class CreatedKey(KeyView):
 class SandboxState(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
+    PAUSING = "pausing"
     PAUSED = "paused"
+    RESUMING = "resuming"
+    SNAPSHOTTING = "snapshotting"
     KILLING = "killing"
     ENDED = "ended"
 
@@ -100,6 +149,13 @@ class NewSandbox(_Wire):
     allow_internet: bool = True
     allow_out: tuple[str, ...] = ()
     deny_out: tuple[str, ...] = ()
+    on_timeout: OnTimeout = OnTimeout.KILL
+    auto_resume: bool = False
+    """Whether traffic resumes it from a pause with memory."""
+    allow_public_traffic: bool = True
+    """False: CubeProxy demands the sandbox's traffic token."""
+    mask_request_host: str | None = None
+    """What services in the sandbox see as the host, `${PORT}` standing for the port."""
     idempotency_key: str | None = Field(default=None, pattern=r"^[!-~]{1,255}$")
     """The same key of the same team is the same sandbox, until that could not be started."""
 
@@ -118,8 +174,19 @@ class SandboxView(_Wire):
     disk_size_mib: int
     metadata: dict[str, str] = Field(default_factory=dict)
     allow_internet: bool = True
+    allow_out: tuple[str, ...] = ()
+    deny_out: tuple[str, ...] = ()
+    allow_public_traffic: bool = True
+    mask_request_host: str | None = None
+    on_timeout: OnTimeout = OnTimeout.KILL
+    auto_resume: bool = False
+    paused_at: datetime | None = None
+    filesystem_only: bool = False
+    """Whether a paused one kept its disk alone."""
     envd_version: str
     access_token: str | None = Field(default=None, repr=False)
+    traffic_token: str | None = Field(default=None, repr=False)
+    """What the proxy demands where `allow_public_traffic` is false. Not in lists."""
     node_id: str
     end_reason: EndReason | None = None
     end_detail: str | None = None
@@ -137,6 +204,82 @@ class NewTimeout(_Wire):
     timeout_s: int = Field(ge=0)
     extend_only: bool = False
     """Never shorten: what connect and refreshes do."""
+
+
+class NewPause(_Wire):
+    team_id: str | None = None
+    memory: bool = True
+    """False keeps the disk alone: the next resume boots."""
+    require_healthy_guest: bool = False
+
+
+class NewResume(_Wire):
+    team_id: str | None = None
+    timeout_s: int = Field(ge=1)
+    memory: bool = True
+    """False boots from the disk even where memory was kept."""
+    auto_pause: bool | None = None
+    """What becomes of it at its next timeout; None: what it was created with."""
+
+
+class NewConnect(_Wire):
+    team_id: str | None = None
+    timeout_s: int = Field(ge=1)
+    """From now; one that runs is never shortened."""
+    memory: bool = True
+    """As in `NewResume`, where it has to be resumed."""
+
+
+class Connected(_Wire):
+    sandbox: SandboxView
+    resumed: bool
+
+
+class NewSnapshot(_Wire):
+    team_id: str | None = None
+    name: str | None = None
+    """`[team/]name[:tag]`. Without one it is known by an id alone."""
+    memory: bool = True
+    """False keeps the disk alone: sandboxes made from it boot."""
+
+
+class SnapshotView(_Wire):
+    snapshot_id: str
+    """Usable wherever a template's reference is."""
+    names: tuple[str, ...] = ()
+    sandbox_id: str
+    """The sandbox that it was taken of."""
+    template_id: str
+    build_id: str
+    team_slug: str
+    taken_at: datetime
+
+
+class SnapshotPage(_Wire):
+    snapshots: tuple[SnapshotView, ...]
+    next_cursor: str | None = None
+
+
+class NewFork(_Wire):
+    team_id: str | None = None
+    timeout_s: int = Field(ge=1)
+    count: int = Field(default=1, ge=1, le=100)
+
+
+class Forked(_Wire):
+    """One of the two."""
+
+    sandbox: SandboxView | None = None
+    error: ErrorBody | None = None
+
+
+class NewEgress(_Wire):
+    """What a sandbox may reach from now on, whole: what is left out is back at its default."""
+
+    team_id: str | None = None
+    allow_internet: bool = True
+    allow_out: tuple[str, ...] = ()
+    deny_out: tuple[str, ...] = ()
 
 
 class NewTemplate(_Wire):
@@ -260,11 +403,28 @@ class NodeView(_Wire):
     disk_free_mib: int
     sandboxes: int
     last_heartbeat_at: datetime
+    draining: bool = False
+    """By the operator's word it gets nothing new."""
+    status_changed_at: datetime
+    """When state or draining changed."""
+    boot_id: str
+    host: HostReport | None = None
+    """None until the node tells."""
+    starting: int = 0
+    started_lately: int = 0
+    """Sandboxes that it started within the last day."""
+    failed_lately: int = 0
 
 
 class Route(_Wire):
-    """Also the value in Redis under `cube:route:<sandboxID>`, as JSON."""
+    """Also the value in Redis under `cube:route:<sandboxID>`, as JSON, while it runs; a paused one is not in Redis."""
 
     node: str
-    address: str
-    state: Literal["running", "paused"] = "running"
+    address: str | None = None
+    """None unless it is running."""
+    state: Literal["running", "paused", "transitioning"] = "running"
+    auto_resume: bool = False
+    """Whether `wake` may resume it for traffic, should it be paused."""
+    traffic_token_sha256: str | None = None
+    """Where set, requests to any port but the agent's must carry the token of this digest. The token is never here."""
+    mask_request_host: str | None = None

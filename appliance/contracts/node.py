@@ -11,6 +11,8 @@ GET    /v1/sandboxes/{sandbox_id}                   200 NodeSandbox
 PUT    /v1/sandboxes/{sandbox_id}/deadline          204               Deadline
 PUT    /v1/sandboxes/{sandbox_id}/access-token      204               AccessToken
 GET    /v1/sandboxes/{sandbox_id}/metrics?start=&end= 200 [MetricSample], oldest first, both ends inclusive
+GET    /v1/sandboxes/{sandbox_id}/logs?at=&backward=&limit=&level=&search= 200 [SandboxLogEntry], also of one that has
+                                                    ended lately; oldest first, or newest first and `backward`
 GET    /v1/sandbox-metrics?sandbox_ids=a,b          200 {sandbox_id: MetricSample}: the newest of each that has any
 POST   /v1/sandboxes/{sandbox_id}/pause             204               Pause; a paused one is success
 POST   /v1/sandboxes/{sandbox_id}/resume            200 NodeSandbox   Resume; a running one is success
@@ -193,7 +195,7 @@ class NodeSandbox(_Wire):
     paused_at: datetime | None = None
     filesystem_only: bool = False
     """Whether a paused one has its disk alone."""
-    address: str | None
+    address: str | None = None
     """IPv4 address under which this node reaches the guest; none while it is paused."""
     started_at: datetime
     end_at: datetime
@@ -223,6 +225,20 @@ class MetricSample(_Wire):
     disk_total_bytes: int
 
 
+MAX_LOG_ENTRIES = 1000
+"""Of one answer."""
+
+
+class SandboxLogEntry(_Wire):
+    """A line of a sandbox's log: text of its guest, and never more than that."""
+
+    timestamp: datetime
+    level: str
+    logger: str
+    message: str
+    fields: dict[str, str] = Field(default_factory=dict)
+
+
 class Deadline(_Wire):
     end_at: datetime
 
@@ -245,6 +261,34 @@ class EndedSandbox(_Wire):
     ended_at: datetime
 
 
+class HostDisk(_Wire):
+    mount_point: str
+    device: str
+    filesystem_type: str
+    used_bytes: int
+    total_bytes: int
+
+
+class HostReport(_Wire):
+    """The machine below the node, whoever uses it."""
+
+    cpu_count: int
+    cpu_used_pct: float
+    """Of all processors, since the heartbeat before."""
+    memory_total_bytes: int
+    memory_used_bytes: int
+    huge_pages_total: int
+    huge_pages_used: int
+    huge_pages_reserved: int
+    huge_page_size_bytes: int
+    disk: HostDisk
+    """The file system that templates and sandboxes are on."""
+    cpu_family: str
+    cpu_model: str
+    cpu_model_name: str
+    cpu_architecture: str
+
+
 class NodeStatus(_Wire):
     node_id: str
     version: str
@@ -265,3 +309,4 @@ class NodeStatus(_Wire):
     """Why not, where it does not."""
     sandboxes: tuple[NodeSandbox, ...] = ()
     replicas: tuple[Replica, ...] = ()
+    host: HostReport | None = None

@@ -14,7 +14,19 @@ from appliance.clients.master import MasterClient
 from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import InternalClient, install_error_handlers
 from appliance.cubeapi.auth import Authenticator
-from appliance.cubeapi.routes import sandboxes, templates
+from appliance.cubeapi.failures import FailureLimit
+from appliance.cubeapi.openapi import describe
+from appliance.cubeapi.routes import (
+    access_tokens,
+    admin,
+    api_keys,
+    nodes,
+    sandbox_logs,
+    sandboxes,
+    secrets,
+    teams,
+    templates,
+)
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain import errors
 
@@ -25,24 +37,42 @@ def public_code(error: errors.CubeError) -> str | None:
         return "sandbox_capacity_unavailable"
     if isinstance(error, errors.DeadlineExceeded):
         return "sandbox_placement_timeout"
+    if isinstance(error, errors.GuestUnresponsive):
+        return "sandbox_snapshot_guest_agent_unresponsive"
     if isinstance(error, errors.NodeFailure):
         return "sandbox_create_failed"
     return None
 
 
-def create_app(settings: CubeApiSettings, clock: Clock | None = None) -> FastAPI:
+def create_app(settings: CubeApiSettings, *, admin_token: str | None = None, clock: Clock | None = None) -> FastAPI:
     """Return the application; its connections to CubeMaster open with the first request."""
+    clock = clock or SystemClock()
     http = InternalClient(settings.master, service="cube-master")
     master = MasterClient(http)
-    authenticate = Authenticator(master, clock=clock or SystemClock(), ttl=timedelta(seconds=settings.key_cache_s))
+    authenticate = Authenticator(
+        master,
+        clock=clock,
+        ttl=timedelta(seconds=settings.key_cache_s),
+        admin_token=admin_token,
+        failures=FailureLimit(burst=settings.auth_failures.burst, per_s=settings.auth_failures.per_s, clock=clock),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with http:
             yield
+            await authenticate.close()
 
-    app = FastAPI(title="CubeAPI", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="CubeAPI",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     install_error_handlers(app, code_of=public_code)
+    describe(app)
     app.add_middleware(
         CORSMiddleware,
         # Keys travel in a header, never in a cookie: any origin may ask, none is trusted for it.
@@ -58,5 +88,12 @@ def create_app(settings: CubeApiSettings, clock: Clock | None = None) -> FastAPI
         return {"status": "ok", "version": __version__}
 
     app.include_router(sandboxes.router(master, authenticate, settings))
+    app.include_router(sandbox_logs.router(master, authenticate))
     app.include_router(templates.router(master, authenticate))
+    app.include_router(api_keys.router(master, authenticate, clock))
+    app.include_router(teams.router(master, authenticate))
+    app.include_router(secrets.router(master, authenticate))
+    app.include_router(access_tokens.router(authenticate))
+    app.include_router(nodes.router(master, authenticate))
+    app.include_router(admin.router(master, authenticate, clock))
     return app

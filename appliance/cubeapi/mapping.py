@@ -9,13 +9,21 @@ from urllib.parse import unquote
 from uuid import UUID
 
 from appliance.contracts import e2b, master
-from appliance.contracts.node import BuildLogEntry, MetricSample
+from appliance.contracts.node import BuildLogEntry, MetricSample, OnTimeout
 from appliance.domain.errors import InvalidRequest
 
 _SECONDS_PER_HOUR = 3600
 _MAX_BULK = 100
+_MAX_COPIES = 100
 _LEVELS: Mapping[str, e2b.LogLevel] = {"debug": "debug", "warn": "warn", "warning": "warn", "error": "error"}
 _SANDBOX_PATH_ID = re.compile(r"([a-z0-9]+)(?:-[a-z0-9]+)?")
+
+
+PUBLIC_STATES: Mapping[str, tuple[master.SandboxState, ...]] = {
+    "running": (master.SandboxState.RUNNING, master.SandboxState.PAUSING, master.SandboxState.SNAPSHOTTING),
+    "paused": (master.SandboxState.PAUSED, master.SandboxState.RESUMING),
+}
+"""What callers know, and what each is inside: a change shows once it is done."""
 
 
 def sandbox_id(path: str) -> str:
@@ -58,6 +66,10 @@ def new_sandbox(
     """Return the create for CubeMaster. Fields that this release does not serve raise InvalidRequest by name."""
     refuse_unserved(body)
     network = body.network or e2b.Network()
+    if not network.allowPublicTraffic and not secure:
+        raise InvalidRequest(
+            "You cannot create a sandbox without public access unless you enable secure envd access via 'secure' flag."
+        )
     timeout = default_timeout if body.timeout is None else body.timeout
     return master.NewSandbox(
         team_id=team_id,
@@ -69,27 +81,66 @@ def new_sandbox(
         allow_internet=body.allow_internet_access is not False,
         allow_out=network.allowOut or (),
         deny_out=network.denyOut or (),
+        on_timeout=_on_timeout(body),
+        auto_resume=_auto_resume(body),
+        allow_public_traffic=network.allowPublicTraffic,
+        mask_request_host=network.maskRequestHost,
         idempotency_key=idempotency_key,
+    )
+
+
+def _on_timeout(body: e2b.NewSandbox) -> OnTimeout:
+    if body.autoPauseMemory is not False:
+        return OnTimeout.PAUSE if body.autoPause else OnTimeout.KILL
+    if not body.autoPause:
+        raise InvalidRequest("autoPauseMemory=false only applies when autoPause is true.")
+    if _auto_resume(body):
+        raise InvalidRequest(
+            "autoPauseMemory=false (filesystem-only auto-pause) cannot be combined with autoResume: a filesystem-only "
+            "snapshot cannot be auto-resumed by traffic and must be resumed explicitly."
+        )
+    return OnTimeout.PAUSE_FILESYSTEM
+
+
+def _auto_resume(body: e2b.NewSandbox) -> bool:
+    return body.autoResume is not None and body.autoResume.enabled
+
+
+def new_egress(body: e2b.NetworkUpdate, *, team_id: str) -> master.NewEgress:
+    """Return the update for CubeMaster: what is left out is cleared."""
+    _refuse(unserved_egress(body, prefix=""))
+    return master.NewEgress(
+        team_id=team_id,
+        allow_internet=body.allow_internet_access is not False,
+        allow_out=body.allowOut or (),
+        deny_out=body.denyOut or (),
     )
 
 
 def refuse_unserved(body: e2b.NewSandbox) -> None:
     """Raise InvalidRequest that names the first field whose meaning this release would have to drop."""
     network = body.network or e2b.Network()
-    asked = {
-        "autoPause": body.autoPause,
-        "autoPauseMemory": body.autoPauseMemory is False,
-        "autoResume": body.autoResume is not None and body.autoResume.enabled,
-        "network.allowPublicTraffic": not network.allowPublicTraffic,
-        "network.dnsServers": bool(network.dnsServers),
-        "network.egressProxy": network.egressProxy is not None,
-        "network.maskRequestHost": network.maskRequestHost is not None,
-        "network.httpsPorts": bool(network.httpsPorts),
-        "network.rules": bool(network.rules),
-        "mcp": body.mcp is not None,
-        "iam": bool(body.iam and body.iam.get("tokens")),
-        "volumeMounts": bool(body.volumeMounts),
+    _refuse(
+        {
+            **unserved_egress(network, prefix="network."),
+            "network.httpsPorts": bool(network.httpsPorts),
+            "mcp": body.mcp is not None,
+            "iam": bool(body.iam and body.iam.get("tokens")),
+            "volumeMounts": bool(body.volumeMounts),
+        }
+    )
+
+
+def unserved_egress(rules: e2b.Egress, *, prefix: str) -> dict[str, bool]:
+    """Return the fields among `rules` that this release does not serve, and whether each is asked for."""
+    return {
+        f"{prefix}dnsServers": bool(rules.dnsServers),
+        f"{prefix}egressProxy": rules.egressProxy is not None,
+        f"{prefix}rules": bool(rules.rules),
     }
+
+
+def _refuse(asked: Mapping[str, bool]) -> None:
     for field, is_asked in asked.items():
         if is_asked:
             raise InvalidRequest(f"{field} is not supported by this release; leave it out")
@@ -102,7 +153,28 @@ def sandbox(view: master.SandboxView, *, domain: str) -> e2b.Sandbox:
         envdVersion=view.envd_version,
         alias=view.alias,
         envdAccessToken=view.access_token,
+        trafficAccessToken=view.traffic_token,
         domain=domain,
+    )
+
+
+def snapshot(view: master.SnapshotView) -> e2b.Snapshot:
+    return e2b.Snapshot(snapshotID=view.snapshot_id, names=view.names)
+
+
+def copies(count: int) -> int:
+    """Return how many copies a fork makes, or raise InvalidRequest."""
+    if count < 1:
+        raise InvalidRequest("Count must be at least 1")
+    if count > _MAX_COPIES:
+        raise InvalidRequest(f"Count cannot be greater than {_MAX_COPIES}")
+    return count
+
+
+def forked(copy: master.Forked, *, domain: str) -> e2b.Forked:
+    return e2b.Forked(
+        sandbox=sandbox(copy.sandbox, domain=domain) if copy.sandbox else None,
+        error=e2b.ForkError(code=copy.error.code, message=copy.error.message) if copy.error else None,
     )
 
 
@@ -117,8 +189,24 @@ def sandbox_detail(view: master.SandboxView, *, domain: str) -> e2b.SandboxDetai
             "envdAccessToken": view.access_token,
             "allowInternetAccess": view.allow_internet,
             "domain": domain,
+            "network": e2b.NetworkShown(
+                allowPublicTraffic=view.allow_public_traffic,
+                allowOut=view.allow_out or None,
+                denyOut=view.deny_out or None,
+                maskRequestHost=view.mask_request_host,
+            ),
+            "lifecycle": e2b.Lifecycle(
+                autoResume=view.auto_resume,
+                onTimeout="kill" if view.on_timeout is OnTimeout.KILL else "pause",
+            ),
+            "pauseMode": ("filesystem" if view.filesystem_only else "full") if _is_paused(view) else None,
         }
     )
+
+
+def _is_paused(view: master.SandboxView) -> bool:
+    """Return whether it is paused to callers: until it runs again, it is."""
+    return view.state in PUBLIC_STATES["paused"]
 
 
 def _listed(view: master.SandboxView) -> dict[str, object]:
@@ -127,11 +215,11 @@ def _listed(view: master.SandboxView) -> dict[str, object]:
         "sandboxID": view.sandbox_id,
         "alias": view.alias,
         "startedAt": view.started_at,
-        "endAt": view.end_at,
+        "endAt": view.paused_at if _is_paused(view) and view.paused_at else view.end_at,
         "cpuCount": view.vcpus,
         "memoryMB": view.memory_mib,
         "diskSizeMB": view.disk_size_mib,
-        "state": "paused" if view.state is master.SandboxState.PAUSED else "running",
+        "state": "paused" if _is_paused(view) else "running",
         "envdVersion": view.envd_version,
         "metadata": view.metadata,
     }
@@ -161,13 +249,13 @@ def sandbox_ids(values: Sequence[str]) -> tuple[str, ...]:
 
 def states(values: Sequence[str]) -> tuple[master.SandboxState, ...]:
     """Return the states of a filter written as CSV, as repeated values, or both."""
-    wanted = []
+    wanted: list[master.SandboxState] = []
     for value in ",".join(values).split(","):
         if value == "":
             continue
-        if value not in ("running", "paused"):
+        if value not in PUBLIC_STATES:
             raise InvalidRequest(f"Invalid state '{value}': expected running or paused")
-        wanted.append(master.SandboxState(value))
+        wanted.extend(PUBLIC_STATES[value])
     return tuple(wanted)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,33 +16,32 @@ from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import InternalClient, install_error_handlers
 from appliance.common.supervisor import Supervisor
 from appliance.cubelet import guest_image
-from appliance.cubelet.accelerator import basis_of, remembered_or
-from appliance.cubelet.builds.builder import BuildDeadlines, Builder
-from appliance.cubelet.builds.machine import BuildMachines
-from appliance.cubelet.builds.origin import Origins
-from appliance.cubelet.builds.step_cache import StepCache
-from appliance.cubelet.builds.stepping import Stepping
+from appliance.cubelet.building import build_templates
 from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.heartbeat import Heartbeat
+from appliance.cubelet.lifecycle import build_lifecycle
+from appliance.cubelet.log_store import LogStore
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.node import Node, boot_id
 from appliance.cubelet.recovery import Recovery
-from appliance.cubelet.routes import builds, node, sandbox_metrics, sandboxes
+from appliance.cubelet.remembered import Remembered, basis_of, remembered_or
+from appliance.cubelet.routes import builds, node, sandbox_logs, sandbox_metrics, sandboxes
 from appliance.cubelet.runtime import RecordStore
+from appliance.cubelet.services.booting import Boots
+from appliance.cubelet.services.log_collector import LogCollector
 from appliance.cubelet.services.machines import Machines
 from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.sampler import Sampler
-from appliance.cubelet.services.sandboxes import Sandboxes
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import TemplateStore
-from appliance.cubelet.services.templates import Templates
 from appliance.cubelet.settings import CubeletSettings
 from appliance.cubevs.base import Switch
 from appliance.cubevs.switch import CubeVS, SwitchSettings
 from appliance.hypervisor.base import Accelerator, BootSource, Hypervisor
 from appliance.hypervisor.probe import choose_accelerator
 from appliance.hypervisor.qemu.driver import QemuHypervisor
+from appliance.hypervisor.qemu.self_test import objection_to_dirty_pages
 from appliance.hypervisor.scopes.choose import choose_scopes
 from appliance.storage.base import DiskStore, ImageStore
 from appliance.storage.disks import LocalDiskStore
@@ -62,31 +61,48 @@ class Drivers:
 async def production_drivers(settings: CubeletSettings) -> Drivers:
     """Return the drivers of a real node, with the accelerator that has been seen to run its guest kernel."""
 
-    def qemu(accelerator: Accelerator) -> QemuHypervisor:
+    def qemu(accelerator: Accelerator, *, dirty_page_snapshots: bool = False) -> QemuHypervisor:
         return QemuHypervisor(
             accelerator=accelerator,
             scopes=choose_scopes(),
             binary=settings.qemu,
             restore_concurrency=settings.restore_concurrency,
+            dirty_page_snapshots=dirty_page_snapshots,
         )
 
     image = guest_image.load(settings.guest_dir)
 
+    source = BootSource(kernel=image.kernel, initramfs=image.initramfs, cmdline=image.cmdline)
+
     async def choose() -> Accelerator:
-        source = BootSource(kernel=image.kernel, initramfs=image.initramfs, cmdline=image.cmdline)
         limits = {
             Accelerator.KVM: timedelta(seconds=settings.deadlines.kvm_probe_s),
             Accelerator.TCG: timedelta(seconds=settings.deadlines.tcg_probe_s),
         }
         return (await choose_accelerator(qemu, source, deadlines=limits)).accelerator
 
+    basis = basis_of(boot_id(), settings.qemu, image.kernel)
     accelerator = await remembered_or(
-        choose,
-        memory=settings.data_dir / "accelerator.json",
-        basis=basis_of(boot_id(), settings.qemu, image.kernel),
+        Remembered[Accelerator], choose, memory=settings.data_dir / "accelerator.json", basis=basis
+    )
+
+    async def self_test() -> str | None:
+        tried = qemu(accelerator, dirty_page_snapshots=True)
+        try:
+            return await objection_to_dirty_pages(
+                tried, source, deadline=timedelta(seconds=settings.deadlines.self_test_s)
+            )
+        finally:
+            await tried.close()
+
+    objection = await remembered_or(
+        Remembered[str | None],
+        self_test,
+        memory=settings.data_dir / "changed-pages.json",
+        basis=(*basis, accelerator),
     )
     return Drivers(
-        hypervisor=qemu(accelerator),
+        hypervisor=qemu(accelerator, dirty_page_snapshots=objection is None),
         switch=CubeVS(
             SwitchSettings(
                 network=settings.network.sandbox_network,
@@ -101,50 +117,12 @@ async def production_drivers(settings: CubeletSettings) -> Drivers:
     )
 
 
-def _builder(
-    settings: CubeletSettings,
-    drivers: Drivers,
-    *,
-    master: MasterClient,
-    machines: Machines,
-    taps: TapPool,
-    store: TemplateStore,
-    step_cache: StepCache,
-    metrics: CubeletMetrics,
-) -> Builder:
-    deadlines = settings.deadlines
-    boot_deadline, init_deadline = timedelta(seconds=deadlines.boot_s), timedelta(seconds=deadlines.init_s)
-    image_deadline = timedelta(seconds=deadlines.image_s)
-    return Builder(
-        hypervisor=drivers.hypervisor,
-        disks=drivers.disks,
-        origins=Origins(images=drivers.images, store=store, image_deadline=image_deadline),
-        machines=BuildMachines(
-            hypervisor=drivers.hypervisor,
-            switch=drivers.switch,
-            taps=taps,
-            machines=machines,
-            guest_image=guest_image.load(settings.guest_dir),
-            boot_deadline=boot_deadline,
-            init_deadline=init_deadline,
-        ),
-        store=store,
-        stepping=Stepping(
-            cache=step_cache,
-            hypervisor=drivers.hypervisor,
-            disks=drivers.disks,
-            files=master.template_files,
-            metrics=metrics,
-            step_deadline=timedelta(seconds=deadlines.step_s),
-            control_deadline=boot_deadline,
-        ),
-        deadlines=BuildDeadlines(
-            boot=boot_deadline,
-            ready=timedelta(seconds=deadlines.ready_s),
-            init=init_deadline,
-            image=image_deadline,
-            whole=timedelta(seconds=deadlines.build_s),
-        ),
+def log_store(settings: CubeletSettings) -> LogStore:
+    return LogStore(
+        settings.data_dir / "logs",
+        max_bytes=settings.logs.per_sandbox_kib * 1024,
+        total_bytes=settings.logs.total_mib * 1024 * 1024,
+        keep=timedelta(hours=settings.logs.keep_ended_h),
     )
 
 
@@ -152,8 +130,6 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
     """Return the application; its drivers start, and the node is recovered, when it is served."""
     clock = clock or SystemClock()
     deadlines = settings.deadlines
-    restore_deadline = timedelta(seconds=deadlines.restore_s)
-    init_deadline = timedelta(seconds=deadlines.init_s)
     this_boot = boot_id()
     registry = CollectorRegistry()
     metrics = CubeletMetrics(registry)
@@ -163,19 +139,28 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
     store = TemplateStore(settings.data_dir / "templates", settings.data_dir / "layers")
     ended = EndedStore(settings.data_dir / "ended")
     taps = TapPool(drivers.switch, spare=settings.network.spare_taps)
+    image = guest_image.load(settings.guest_dir)
+    boots = Boots(
+        hypervisor=drivers.hypervisor,
+        switch=drivers.switch,
+        guest_image=image,
+        boot_deadline=timedelta(seconds=deadlines.boot_s),
+    )
     machines = Machines(
         hypervisor=drivers.hypervisor,
         switch=drivers.switch,
         disks=drivers.disks,
         taps=taps,
         records=records,
+        templates=store,
+        boots=boots,
         clock=clock,
         run_dir=settings.run_dir,
         node_address=settings.network.node_address,
         uid_base=settings.vmm_uid_base,
         boot_id=this_boot,
-        restore_deadline=restore_deadline,
-        init_deadline=init_deadline,
+        restore_deadline=timedelta(seconds=deadlines.restore_s),
+        init_deadline=timedelta(seconds=deadlines.init_s),
     )
     pool = Pool(
         machines=machines,
@@ -185,46 +170,43 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         total=settings.pool.total,
         creates=creates,
     )
-    live = Sandboxes(
+    logs = LogCollector(log_store(settings), clock)
+    life = build_lifecycle(
+        settings,
         hypervisor=drivers.hypervisor,
         switch=drivers.switch,
+        disks=drivers.disks,
         machines=machines,
+        records=records,
         templates=store,
         pool=pool,
+        taps=taps,
         creates=creates,
         ended=ended,
+        last_words=logs.last_words,
         supervisor=supervisor,
         clock=clock,
         metrics=metrics,
-        restore_concurrency=settings.restore_concurrency,
-        restore_deadline=restore_deadline,
-        init_deadline=init_deadline,
+        boot_id=this_boot,
     )
     master_http = InternalClient(settings.master, service="cube-master")
     master = MasterClient(master_http, files_deadline=timedelta(seconds=deadlines.step_s))
-    step_cache = StepCache(
-        settings.data_dir / "steps",
-        disks=drivers.disks,
-        metrics=metrics,
-        limit_bytes=settings.capacity.step_cache_mib * 2**20,
-        reserve_bytes=settings.capacity.disk_reserve_mib * 2**20,
-    )
-    templates = Templates(
-        builder=_builder(
-            settings,
-            drivers,
-            master=master,
-            machines=machines,
-            taps=taps,
-            store=store,
-            step_cache=step_cache,
-            metrics=metrics,
-        ),
+    templates, step_cache = build_templates(
+        settings,
+        hypervisor=drivers.hypervisor,
+        switch=drivers.switch,
         images=drivers.images,
+        disks=drivers.disks,
+        files=master.template_files,
+        machines=machines,
+        boots=boots,
+        agent_disk=image.agent_disk,
+        taps=taps,
+        records=records,
         store=store,
-        step_cache=step_cache,
         supervisor=supervisor,
         clock=clock,
+        metrics=metrics,
     )
     recovery = Recovery(
         hypervisor=drivers.hypervisor,
@@ -234,14 +216,26 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         templates=store,
         taps=taps,
         pool=pool,
-        sandboxes=live,
+        running=life.running,
+        pausing=life.pausing,
         ended=ended,
         clock=clock,
         run_dir=settings.run_dir,
         boot_id=this_boot,
     )
-    sampler = Sampler(live, clock, interval=timedelta(seconds=settings.sample_interval_s))
-    this_node = Node(settings=settings, boot_id=this_boot, sandboxes=live, sampler=sampler, templates=store, pool=pool)
+    sampler = Sampler(life.sandboxes, logs, clock, interval=timedelta(seconds=settings.sample_interval_s))
+    this_node = Node(
+        settings=settings, boot_id=this_boot, sandboxes=life.sandboxes, sampler=sampler, templates=store, pool=pool
+    )
+
+    loops: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
+        ("taps", 0.5, taps.replenish),
+        ("pool-refill", 0.2, pool.refill),
+        ("pool-trim", 5, pool.trim),
+        ("samples", settings.sample_interval_s, sampler.step),
+        ("logs-sweep", 60, lambda: logs.sweep(life.sandboxes.list())),
+        ("switch-reap", 60, drivers.switch.reap),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -263,17 +257,16 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
                 interval=timedelta(seconds=settings.heartbeat_s),
             )
             supervisor.spawn(heartbeat.run(), name="heartbeat")
-            supervisor.every(timedelta(seconds=0.5), taps.replenish, name="taps")
-            supervisor.every(timedelta(seconds=0.2), pool.refill, name="pool-refill")
-            supervisor.every(timedelta(seconds=5), pool.trim, name="pool-trim")
-            supervisor.every(timedelta(seconds=settings.sample_interval_s), sampler.step, name="samples")
-            supervisor.every(timedelta(minutes=1), drivers.switch.reap, name="switch-reap")
+            supervisor.spawn(life.expiry.run(), name="expiry")
+            for name, seconds, step in loops:
+                supervisor.every(timedelta(seconds=seconds), step, name=name)
             yield
 
     app = FastAPI(title="Cubelet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
-    app.include_router(sandboxes.router(live, sampler))
+    app.include_router(sandboxes.router(life.sandboxes, life.pausing, life.resuming, life.snapshots, sampler))
     app.include_router(sandbox_metrics.router(sampler))
-    app.include_router(builds.router(templates, live, pool))
+    app.include_router(sandbox_logs.router(logs))
+    app.include_router(builds.router(templates, life.sandboxes, pool))
     app.include_router(node.router(this_node, drivers.switch, metrics, registry))
     return app

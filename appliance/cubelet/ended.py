@@ -15,7 +15,7 @@ class EndedStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self.changed = asyncio.Event()
-        """Set when there is news; the heartbeat sends it at once."""
+        """Set when there is news, of this or another kind; the heartbeat sends it at once."""
 
     def note(self, ended: EndedSandbox) -> None:
         """Keep the news durably. The first reason stays."""

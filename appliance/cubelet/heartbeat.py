@@ -16,7 +16,10 @@ log = structlog.get_logger()
 
 
 class Heartbeat:
-    """Beats every `interval`, and at once when a sandbox has ended. A master that is away is tried again for ever."""
+    """Beats every `interval`, and at once when a sandbox has ended or the node has paused one.
+
+    A master that is away is tried again for ever.
+    """
 
     def __init__(self, *, master: MasterClient, node: Node, ended: EndedStore, interval: timedelta) -> None:
         self._master = master

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from appliance.common import logging, settings
+from appliance.common import failpoints, logging, settings
 from appliance.common.server import serve
 from appliance.cubelet.app import create_app, production_drivers
 from appliance.cubelet.settings import CubeletSettings
@@ -23,6 +23,7 @@ def main() -> None:
     try:
         configuration = settings.load(CubeletSettings, arguments.config)
         logging.configure("cubelet", configuration.log_level)
+        failpoints.arm(configuration.failpoints)
         app = create_app(configuration, asyncio.run(production_drivers(configuration)))
     except (settings.SettingsError, CubeError) as error:
         print(f"cubelet: {error}", file=sys.stderr)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from appliance.contracts.node import CreateSandbox, MetricSample, NetworkPolicy, NodeSandbox, NodeSandboxState
+from appliance.contracts.node import CreateSandbox, MetricSample, NetworkPolicy, NodeSandbox, NodeSandboxState, Resume
 from appliance.cubelet.runtime import Stage, VmRecord
+from appliance.cubelet.services.resuming import Wanted
 from appliance.cubelet.services.sampler import Sample
 from appliance.cubelet.services.sandboxes import NewSandbox
 from appliance.cubevs.base import EgressPolicy
 from appliance.domain.ids import BuildId, SandboxId
 from appliance.domain.network import parse_networks
+
+_STATES = {
+    Stage.CREATING: NodeSandboxState.CREATING,
+    Stage.PAUSED: NodeSandboxState.PAUSED,
+    # Until it runs, it is paused; until it is saved, it runs.
+    Stage.RESUMING: NodeSandboxState.PAUSED,
+}
+_WITH_VM = (Stage.CREATING, Stage.RUNNING, Stage.PAUSING, Stage.ENDING)
 
 
 def new_sandbox(sandbox_id: str, body: CreateSandbox) -> NewSandbox:
@@ -17,7 +26,19 @@ def new_sandbox(sandbox_id: str, body: CreateSandbox) -> NewSandbox:
         sandbox_id=SandboxId(sandbox_id),
         build_id=BuildId(body.build_id),
         end_at=body.end_at,
+        on_timeout=body.on_timeout,
         env_vars=body.env_vars,
+        access_token=body.access_token,
+        egress=egress_policy(body.network),
+    )
+
+
+def wanted(body: Resume) -> Wanted:
+    """Return the resume as the service takes it. Raises InvalidRequest for addresses that are none."""
+    return Wanted(
+        end_at=body.end_at,
+        on_timeout=body.on_timeout,
+        memory=body.memory,
         access_token=body.access_token,
         egress=egress_policy(body.network),
     )
@@ -40,8 +61,11 @@ def node_sandbox(record: VmRecord, *, sampled: bool) -> NodeSandbox:
         sandbox_id=sandbox.sandbox_id,
         template_id=record.template_id,
         build_id=record.build_id,
-        state=NodeSandboxState.CREATING if record.stage is Stage.CREATING else NodeSandboxState.RUNNING,
-        address=str(record.address),
+        state=_STATES.get(record.stage, NodeSandboxState.RUNNING),
+        generation=record.generation,
+        paused_at=record.paused_at,
+        filesystem_only=record.filesystem_only,
+        address=str(record.address) if record.stage in _WITH_VM and record.address is not None else None,
         started_at=sandbox.started_at,
         end_at=sandbox.end_at,
         envd_version=record.envd_version,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from appliance import __version__
 from appliance.contracts.node import NodeStatus, Replica
+from appliance.cubelet.host import HostWatch
 from appliance.cubelet.mapping import node_sandbox
 from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.sampler import Sampler
@@ -42,6 +43,7 @@ class Node:
         capacity = settings.capacity
         self._vcpus = max(1, int((os.cpu_count() or 1) * capacity.vcpu_overcommit))
         self._memory_mib = capacity.memory_mib or total_memory_mib() * 3 // 4
+        self._host = HostWatch(settings.data_dir)
 
     def status(self) -> NodeStatus:
         free_mib = shutil.disk_usage(self._settings.data_dir).free >> 20
@@ -73,6 +75,7 @@ class Node:
                 )
                 for template in self._templates.all()
             ),
+            host=self._host.read(),
         )
 
 

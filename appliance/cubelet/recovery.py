@@ -9,7 +9,9 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -20,15 +22,21 @@ from appliance.contracts.node import EndedSandbox, EndReason
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.runtime import RecordStore, Stage, Unreadable, VmRecord
 from appliance.cubelet.services.machines import Machine, Machines
+from appliance.cubelet.services.pausing import Pausing
 from appliance.cubelet.services.pool import Pool
-from appliance.cubelet.services.sandboxes import Sandboxes
+from appliance.cubelet.services.registry import id_of
+from appliance.cubelet.services.running import Running
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import TemplateStore
 from appliance.cubevs.base import Switch, Tap
+from appliance.domain.errors import CubeError
 from appliance.domain.ids import BuildId, VmId
 from appliance.hypervisor.base import Hypervisor, VmState
 
 log = structlog.get_logger()
+
+_RESUME_DEADLINE = timedelta(seconds=10)
+_LOST = "what was saved of the paused sandbox is gone from the node's disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +52,16 @@ class Observed:
     runtime_dirs: AbstractSet[VmId]
     builds: AbstractSet[BuildId]
     """Templates that are ready."""
+    saved: AbstractSet[VmId] = frozenset()
+    """VMs of which all is kept that a pause keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     adopt: tuple[VmRecord, ...]
     """Running sandboxes to go on with."""
+    paused: tuple[VmRecord, ...]
+    """Sandboxes to hold as paused, freeing what is left of their VMs."""
     adopt_waiting: tuple[VmRecord, ...]
     """Pool members to go on with."""
     end: tuple[tuple[VmRecord, EndReason, str], ...]
@@ -70,17 +82,24 @@ class Plan:
 def reconcile(records: Sequence[VmRecord], observed: Observed, unreadable: Sequence[Unreadable] = ()) -> Plan:
     """Return what to do with each record and each thing that exists without one; nothing with what is unreadable."""
     adopt: list[VmRecord] = []
+    paused: list[VmRecord] = []
     waiting: list[VmRecord] = []
     end: list[tuple[VmRecord, EndReason, str]] = []
     destroy: list[VmRecord] = []
     for record in records:
         alive = record.vm_id in observed.alive and record.boot_id == observed.boot_id
         match record.stage:
-            case Stage.RUNNING if alive:
+            case Stage.PAUSING | Stage.PAUSED | Stage.RESUMING if record.vm_id in observed.saved:
+                # What is saved is whole, whatever became of the VM: a resume only copies it.
+                paused.append(record)
+            case Stage.PAUSED | Stage.RESUMING:
+                end.append((record, EndReason.VMM_DIED, _LOST))
+            case Stage.RUNNING | Stage.PAUSING if alive:
+                # One that was not saved yet goes on: whoever wanted the pause got no answer.
                 adopt.append(record)
-            case Stage.RUNNING if record.boot_id != observed.boot_id:
+            case Stage.RUNNING | Stage.PAUSING if record.boot_id != observed.boot_id:
                 end.append((record, EndReason.NODE_REBOOTED, "the node was rebooted"))
-            case Stage.RUNNING:
+            case Stage.RUNNING | Stage.PAUSING:
                 end.append((record, EndReason.VMM_DIED, "the VMM process ended while the node agent was away"))
             case Stage.WAITING if alive and record.build_id in observed.builds:
                 waiting.append(record)
@@ -93,9 +112,12 @@ def reconcile(records: Sequence[VmRecord], observed: Observed, unreadable: Seque
     left_alone = {one.vm_id for one in unreadable}
     owned_pids = {record.process.pid for record in (*adopt, *waiting) if record.process is not None}
     kept_vms = {record.vm_id for record in records} | left_alone
-    kept_taps = {record.tap_name for record in records} | {one.tap_name for one in unreadable}
+    # Names of taps of an earlier boot may be others' now.
+    kept_taps = {record.tap_name for record in records if record.boot_id == observed.boot_id}
+    kept_taps |= {one.tap_name for one in unreadable}
     return Plan(
         adopt=tuple(adopt),
+        paused=tuple(paused),
         adopt_waiting=tuple(waiting),
         end=tuple(end),
         destroy=tuple(destroy),
@@ -146,7 +168,8 @@ class Recovery:
         templates: TemplateStore,
         taps: TapPool,
         pool: Pool,
-        sandboxes: Sandboxes,
+        running: Running,
+        pausing: Pausing,
         ended: EndedStore,
         clock: Clock,
         run_dir: Path,
@@ -159,7 +182,8 @@ class Recovery:
         self._templates = templates
         self._taps = taps
         self._pool = pool
-        self._sandboxes = sandboxes
+        self._running = running
+        self._pausing = pausing
         self._ended = ended
         self._clock = clock
         self._run_dir = run_dir
@@ -175,7 +199,7 @@ class Recovery:
         found = self._records.load()
         plan = reconcile(found.records, await self._observe(found.records), found.unreadable)
         for record in plan.adopt:
-            self._sandboxes.adopt(_machine(record))
+            await self._adopt(record)
         for record in plan.adopt_waiting:
             self._pool.adopt(_machine(record))
         for pid in plan.stray_pids:
@@ -183,6 +207,8 @@ class Recovery:
         self._taps.adopt(list(plan.free_taps))
         for tap in plan.free_taps:
             await self._switch.revoke(tap)
+        for record in plan.paused:
+            await self._pausing.finish(id_of(record), record)
         for record, reason, detail in plan.end:
             await self._end(record, reason, detail)
         for record in plan.destroy:
@@ -194,11 +220,22 @@ class Recovery:
         log.info(
             "recovered",
             adopted=len(plan.adopt),
+            paused=len(plan.paused),
             waiting=len(plan.adopt_waiting),
             ended=len(plan.end),
             destroyed=len(plan.destroy),
             stray=len(plan.stray_pids) + len(plan.stray_dirs) + len(found.debris),
         )
+
+    async def _adopt(self, record: VmRecord) -> None:
+        record = self._machines.save(record.model_copy(update={"stage": Stage.RUNNING}))
+        self._records.forget_saved(record.vm_id)
+        self._records.sweep(record)
+        machine = _machine(record)
+        # A pause or a snapshot stopped its processors, and was cut short.
+        with suppress(CubeError):
+            await self._hypervisor.resume(machine.process, deadline=_RESUME_DEADLINE)
+        self._running.begin(machine)
 
     async def _end(self, record: VmRecord, reason: EndReason, detail: str) -> None:
         sandbox = record.sandbox
@@ -223,13 +260,14 @@ class Recovery:
             taps=await self._switch.taps(),
             runtime_dirs=runtime_dirs,
             builds={template.build_id for template in self._templates.all()},
+            saved={record.vm_id for record in records if self._records.has_saved(record.vm_id)},
         )
 
 
 def _machine(record: VmRecord) -> Machine:
-    if record.process is None:
-        raise ValueError(f"VM {record.vm_id} is alive without a process")
-    return Machine(record=record, process=record.process, guest=GuestClient(record.address))
+    if record.process is None or record.tap is None:
+        raise ValueError(f"VM {record.vm_id} is alive without a process or a tap")
+    return Machine(record=record, tap=record.tap, process=record.process, guest=GuestClient(record.tap.address))
 
 
 def _kill(pid: int) -> None:

@@ -1,8 +1,8 @@
 """The record of every VM on this node, on disk before anything else exists of it.
 
-A record is what a restarted Cubelet knows: which process, tap, user and files belong together, and what they are for.
+A record is what a restarted Cubelet knows: which process, tap and files belong together, and what they are for.
 Records are replaced atomically. They are not fsynced: after a power loss the processes they describe are gone too, and
-what remains on disk is found by directory name.
+what remains on disk is found by directory name. Only those of paused sandboxes are, which outlive the node's boot.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -20,12 +21,17 @@ from typing import Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from appliance.contracts.node import EndReason
+from appliance.contracts.node import EndReason, OnTimeout
+from appliance.cubelet.services.template_meta import TemplateMeta
 from appliance.cubevs.base import Tap
 from appliance.domain.ids import BuildId, SandboxId, TemplateId, VmId
 from appliance.hypervisor.base import VmProcess
+from appliance.storage.publish import sync_directory
 
 log = structlog.get_logger()
+
+UPPER = "upper.img"
+_SAVED = "saved.json"
 
 
 class Stage(StrEnum):
@@ -36,6 +42,12 @@ class Stage(StrEnum):
     CREATING = "creating"
     """Claimed for a sandbox that has not been answered yet."""
     RUNNING = "running"
+    PAUSING = "pausing"
+    """Being saved: it goes on running until `saved` is there, and is paused, whatever happens, from then on."""
+    PAUSED = "paused"
+    """Its state is in `saved`, and nothing else of it exists."""
+    RESUMING = "resuming"
+    """Being restored from `saved`; until it is RUNNING, it is as if PAUSED."""
     ENDING = "ending"
 
 
@@ -48,6 +60,7 @@ class SandboxRecord(_Record):
     sandbox_id: SandboxId
     started_at: datetime
     end_at: datetime
+    on_timeout: OnTimeout = OnTimeout.KILL
     pooled: bool
 
 
@@ -57,21 +70,53 @@ class VmRecord(_Record):
     template_id: TemplateId
     build_id: BuildId
     envd_version: str
-    uid: int
-    tap_name: str
-    tap_ifindex: int
-    address: IPv4Address
+    meta: TemplateMeta | None = None
+    """What it was made from. That build may be deleted before it, where it was a snapshot. None: it makes a build."""
+    tap_name: str | None = None
+    tap_ifindex: int | None = None
+    address: IPv4Address | None = None
+    """All three None while it is paused."""
     boot_id: str
-    """Boot of the node that the process belongs to."""
+    """Boot of the node that process and tap belong to."""
     stage: Stage
+    generation: int = 0
+    """Counts pauses and resumes."""
+    own_memory: str | None = None
+    """Name, in `memory`, of the file that its RAM is based on, where that is not the template's."""
+    machine: str = ""
+    """`Snapshot.machine` of what it was cloned from."""
+    paused_at: datetime | None = None
+    filesystem_only: bool = False
+    """Whether what is saved of it is its disk alone."""
     process: VmProcess | None = None
     sandbox: SandboxRecord | None = None
     end_reason: EndReason | None = None
     end_detail: str = Field(default="", max_length=2000)
 
     @property
-    def tap(self) -> Tap:
+    def tap(self) -> Tap | None:
+        if self.tap_name is None or self.tap_ifindex is None or self.address is None:
+            return None
         return Tap(name=self.tap_name, ifindex=self.tap_ifindex, address=self.address)
+
+
+class Saved(_Record):
+    """What must be known of a paused sandbox besides the files beside this: the last of them to be written."""
+
+    paused_at: datetime
+    filesystem_only: bool
+    own_memory: str | None
+    machine: str
+    environment: dict[str, str] | None = Field(default=None, repr=False)
+    """The guest's variables, where the disk alone is kept: what else is kept has them."""
+
+    def write(self, directory: Path) -> None:
+        """Write this into the new directory `directory`, durably. Blocks."""
+        descriptor = os.open(directory / _SAVED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(self.model_dump_json())
+            file.flush()
+            os.fsync(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +139,14 @@ class Loaded:
 
 
 class RecordStore:
-    """`<root>/<vm_id>/record.json`, beside the VM's writable disk."""
+    """Directories of VMs, one each.
+
+    <root>/<vm_id>/record.json   VmRecord
+                   upper.img     writable disk, while the VM exists
+                   memory/       RAM that the VM's is based on, where that is not its template's
+                   saved/        what is kept of a paused one: saved.json, upper.img, and vm/ with its state
+                   *.partial     half-made, or half-removed
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -103,7 +155,13 @@ class RecordStore:
         return self._root / vm_id
 
     def upper(self, vm_id: VmId) -> Path:
-        return self._root / vm_id / "upper.img"
+        return self._root / vm_id / UPPER
+
+    def saved(self, vm_id: VmId) -> Path:
+        return self._root / vm_id / "saved"
+
+    def memory(self, vm_id: VmId, name: str) -> Path:
+        return self._root / vm_id / "memory" / name
 
     def create(self, record: VmRecord) -> None:
         """Make the VM's directory and its first record."""
@@ -112,12 +170,47 @@ class RecordStore:
         self.save(record)
 
     def save(self, record: VmRecord) -> None:
+        self._write(record, durably=False)
+
+    def save_durably(self, record: VmRecord) -> None:
+        """Save a record that must outlive a power cut. Blocks."""
+        self._write(record, durably=True)
+        for directory in (self.directory(record.vm_id), self._root):
+            sync_directory(directory)
+
+    def _write(self, record: VmRecord, *, durably: bool) -> None:
         path = self.directory(record.vm_id) / "record.json"
         temporary = path.with_suffix(".tmp")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(record.model_dump_json())
+            if durably:
+                file.flush()
+                os.fsync(descriptor)
         temporary.replace(path)
+
+    def has_saved(self, vm_id: VmId) -> bool:
+        return self.saved(vm_id).is_dir()
+
+    def read_saved(self, vm_id: VmId) -> Saved:
+        return Saved.model_validate_json((self.saved(vm_id) / _SAVED).read_bytes())
+
+    def forget_saved(self, vm_id: VmId) -> None:
+        """Remove what was kept of a pause, at once or not at all. Blocks."""
+        doomed = self.directory(vm_id) / "forgotten.partial"
+        shutil.rmtree(doomed, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self.saved(vm_id).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def sweep(self, record: VmRecord) -> None:
+        """Remove what an interrupted pause or resume left beside a record, and RAM that nothing is based on."""
+        directory = self.directory(record.vm_id)
+        for partial in directory.glob("*.partial"):
+            shutil.rmtree(partial, ignore_errors=True)
+        for memory in (directory / "memory").glob("*"):
+            if memory.name != record.own_memory:
+                memory.unlink()
 
     def read(self, vm_id: VmId) -> VmRecord | None:
         try:
@@ -128,6 +221,11 @@ class RecordStore:
     def delete(self, vm_id: VmId) -> None:
         """Remove the record and all that is beside it. Absent ones are success."""
         shutil.rmtree(self.directory(vm_id), ignore_errors=True)
+
+    def layers_in_use(self) -> frozenset[str]:
+        """Return the layer file names that sandboxes need, now or when they are resumed."""
+        records = (one for one in self.load().records if one.sandbox is not None and one.meta is not None)
+        return frozenset(layer for record in records if record.meta is not None for layer in record.meta.layers)
 
     def load(self) -> Loaded:
         records: list[VmRecord] = []

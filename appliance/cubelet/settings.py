@@ -50,6 +50,17 @@ class CapacitySettings(Settings):
     """Disk for what steps of template builds left, so that the next build need not run them again; 0 keeps nothing."""
 
 
+class LogSettings(Settings):
+    """What is kept of what sandboxes say."""
+
+    per_sandbox_kib: int = Field(default=2048, ge=64)
+    """The oldest half goes when a sandbox has said more."""
+    total_mib: int = Field(default=512, ge=1)
+    """Beyond this, the logs of sandboxes that ended first are deleted early."""
+    keep_ended_h: float = Field(default=24, gt=0)
+    """For how long after its end a sandbox's log can be read."""
+
+
 class DeadlineSettings(Settings):
     """How long each step may take, in seconds. TCG is some 30 times slower than KVM; these hold for both."""
 
@@ -58,6 +69,11 @@ class DeadlineSettings(Settings):
     init_s: float = 20
     ready_s: float = 600
     image_s: float = 1800
+    save_s: float = 240
+    """Writing what a sandbox has changed of its RAM, which depends on the disk."""
+    flush_s: float = 60
+    """A guest's writing of its files to its disk, where that alone is kept."""
+    self_test_s: float = 60
     step_s: float = 3600
     """One step of a template build."""
     build_s: float = 7200
@@ -83,8 +99,13 @@ class CubeletSettings(Settings):
     heartbeat_s: float = Field(default=2.0, gt=0)
     sample_interval_s: float = Field(default=5.0, gt=0)
     """How often each running guest is asked what it uses. E2B's clients expect 5."""
+    pause_retry_s: float = Field(default=2.0, gt=0)
+    """A pause at the end of a sandbox's time that fails is tried again after this long, twice."""
+    failpoints: Path | None = None
+    """File by which a test makes this process fail at a given step. For tests alone."""
     log_level: str = "info"
     network: NetworkSettings = NetworkSettings()
     pool: PoolSettings = PoolSettings()
     capacity: CapacitySettings = CapacitySettings()
+    logs: LogSettings = LogSettings()
     deadlines: DeadlineSettings = DeadlineSettings()

@@ -23,35 +23,57 @@ from appliance.cubemaster.reconcilers.lost_nodes import LostNodeReconciler
 from appliance.cubemaster.reconcilers.unfinished_sandboxes import UnfinishedSandboxReconciler
 from appliance.cubemaster.routes.builds import builds_router
 from appliance.cubemaster.routes.keys import keys_router
+from appliance.cubemaster.routes.lifecycle import lifecycle_router
 from appliance.cubemaster.routes.nodes import nodes_router
 from appliance.cubemaster.routes.process import process_router
+from appliance.cubemaster.routes.sandbox_logs import sandbox_logs_router
 from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
+from appliance.cubemaster.routes.secrets import secrets_router
+from appliance.cubemaster.routes.snapshots import snapshots_router
 from appliance.cubemaster.routes.tags import tags_router
+from appliance.cubemaster.routes.teams import teams_router
 from appliance.cubemaster.routes.templates import templates_router
+from appliance.cubemaster.services.captures import Captures
 from appliance.cubemaster.services.catalogue import Catalogue
 from appliance.cubemaster.services.endings import Endings
+from appliance.cubemaster.services.forks import ForkService
+from appliance.cubemaster.services.key_uses import KeyUses
 from appliance.cubemaster.services.keys import KeyService
 from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.nodes import NodeService
+from appliance.cubemaster.services.pausing import Pausing
 from appliance.cubemaster.services.quota import Quota
+from appliance.cubemaster.services.resuming import Resuming
 from appliance.cubemaster.services.route_table import RouteTable
+from appliance.cubemaster.services.sandbox_logs import SandboxLogs
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
+from appliance.cubemaster.services.sealing import Sealer
+from appliance.cubemaster.services.secrets import SecretService
+from appliance.cubemaster.services.settling import Settling
+from appliance.cubemaster.services.snapshots import SnapshotService
 from appliance.cubemaster.services.tags import TagService
+from appliance.cubemaster.services.team_metrics import TeamMetrics
+from appliance.cubemaster.services.team_orders import TeamOrders
+from appliance.cubemaster.services.teams import TeamService
 from appliance.cubemaster.services.templates import TemplateService
-from appliance.cubemaster.settings import CubeMasterSettings
+from appliance.cubemaster.services.tokens import SandboxTokens
+from appliance.cubemaster.settings import CubeMasterSettings, QuotaSettings
+from appliance.domain.team import Limits
 
 _NODE_WATCH_INTERVAL = timedelta(seconds=1)
 _UNFINISHED_INTERVAL = timedelta(seconds=5)
 _DELETED_INTERVAL = timedelta(seconds=5)
-_CREATE_MARGIN = timedelta(seconds=15)
-"""What a create may take besides the node's part."""
+_KEY_USES_INTERVAL = timedelta(seconds=2)
+_CALL_MARGIN = timedelta(seconds=15)
+"""What a create, pause, resume or snapshot may take besides the node's part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
     envd_seed: str = field(repr=False)
+    secrets_key: str = field(repr=False)
     mysql_password: str | None = field(repr=False)
     redis_password: str | None = field(repr=False)
 
@@ -91,34 +113,56 @@ def create_app(
         create_deadline=create_deadline,
     )
     catalogue = Catalogue(clock)
-    route_table = RouteTable(redis, database)
+    tokens = SandboxTokens(secrets.envd_seed)
+    route_table = RouteTable(redis, database, tokens)
     endings = Endings(database, route_table, metrics)
+    settling = Settling(database=database, nodes=nodes, routes=route_table, endings=endings, clock=clock)
+    quota = Quota(_default_limits(settings.quotas))
     sandboxes = SandboxService(
         database=database,
         catalogue=catalogue,
         nodes=nodes,
         routes=route_table,
         endings=endings,
+        settling=settling,
         clock=clock,
         metrics=metrics,
-        quota=Quota(concurrent_sandboxes=settings.quotas.concurrent_sandboxes),
-        token_seed=secrets.envd_seed,
+        quota=quota,
+        tokens=tokens,
         create_deadline=create_deadline,
+    )
+    resuming = Resuming(
+        database=database,
+        nodes=nodes,
+        sandboxes=sandboxes,
+        settling=settling,
+        clock=clock,
+        quota=quota,
+        access_token=tokens.access,
+    )
+    captures = Captures(
+        database=database, nodes=nodes, settling=settling, clock=clock, call_limit=create_deadline + _CALL_MARGIN
     )
     node_service = NodeService(
         database=database,
         nodes=nodes,
         endings=endings,
+        settling=settling,
         background=background,
         clock=clock,
         metrics=metrics,
         missing_grace=timedelta(seconds=settings.nodes.missing_grace_s),
-        access_token=sandboxes.access_token,
+        access_token=tokens.access,
     )
     builds = BuildReconciler(database, nodes, clock, metrics, deadline=timedelta(seconds=settings.builds.deadline_s))
-    lost_nodes = LostNodeReconciler(database, endings, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s))
-    unfinished = UnfinishedSandboxReconciler(database, sandboxes, clock, create_limit=create_deadline + _CREATE_MARGIN)
+    lost_nodes = LostNodeReconciler(
+        database, settling, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s)
+    )
+    unfinished = UnfinishedSandboxReconciler(
+        database, sandboxes, settling, clock, call_limit=create_deadline + _CALL_MARGIN
+    )
     deleted_templates = DeletedTemplateReconciler(database, nodes)
+    key_uses = KeyUses(database)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -134,7 +178,9 @@ def create_app(
                 )
                 background.every(_NODE_WATCH_INTERVAL, while_available(lost_nodes.step), name="lost nodes")
                 background.every(_UNFINISHED_INTERVAL, while_available(unfinished.step), name="unfinished sandboxes")
+                background.every(_UNFINISHED_INTERVAL, while_available(captures.step), name="unfinished captures")
                 background.every(_DELETED_INTERVAL, while_available(deleted_templates.step), name="deleted templates")
+                background.every(_KEY_USES_INTERVAL, while_available(key_uses.step), name="uses of keys")
                 yield
         finally:
             await nodes.close()
@@ -143,13 +189,35 @@ def create_app(
 
     app = FastAPI(title="CubeMaster", version=appliance.__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     install_error_handlers(app)
-    app.include_router(process_router(metrics))
-    app.include_router(sandboxes_router(sandboxes))
-    app.include_router(sandbox_metrics_router(SandboxMetrics(database, nodes)))
-    app.include_router(keys_router(KeyService(database, clock)))
-    templates = TemplateService(database, catalogue, clock)
-    app.include_router(templates_router(templates))
-    app.include_router(builds_router(templates))
-    app.include_router(tags_router(TagService(database, catalogue, clock)))
-    app.include_router(nodes_router(node_service))
+    pausing = Pausing(database=database, nodes=nodes, routes=route_table, settling=settling, clock=clock)
+    snapshots = SnapshotService(database, catalogue, captures)
+    forks = ForkService(database, captures, sandboxes, quota, clock)
+    teams = TeamService(database, quota, clock)
+    templates = TemplateService(database, catalogue, clock, quota)
+    for router in (
+        process_router(metrics),
+        sandboxes_router(sandboxes, tokens),
+        lifecycle_router(sandboxes, route_table, tokens, pausing, resuming),
+        snapshots_router(snapshots, forks, tokens),
+        sandbox_metrics_router(SandboxMetrics(database, nodes)),
+        sandbox_logs_router(SandboxLogs(sandboxes, nodes)),
+        keys_router(KeyService(database, clock, key_uses)),
+        teams_router(teams, TeamOrders(database, sandboxes, clock), TeamMetrics(database, clock)),
+        templates_router(templates),
+        builds_router(templates),
+        tags_router(TagService(database, catalogue, clock)),
+        nodes_router(node_service),
+        secrets_router(SecretService(database, Sealer(secrets.secrets_key), clock)),
+    ):
+        app.include_router(router)
     return app
+
+
+def _default_limits(quotas: QuotaSettings) -> Limits:
+    return Limits(
+        sandboxes=quotas.concurrent_sandboxes or None,
+        vcpus=quotas.vcpus or None,
+        memory_mib=quotas.memory_mib or None,
+        disk_mib=quotas.disk_mib or None,
+        builds=quotas.concurrent_builds or None,
+    )

@@ -38,6 +38,7 @@ def main() -> None:
             sys.exit(_migrate(configuration, mysql_password))
         secrets = Secrets(
             envd_seed=settings.read_secret(credentials, "envd-seed"),
+            secrets_key=settings.read_secret(credentials, "secrets-key"),
             mysql_password=mysql_password,
             redis_password=(
                 settings.read_secret(credentials, "redis-password") if configuration.redis.password else None

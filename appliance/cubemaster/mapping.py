@@ -7,23 +7,35 @@ import binascii
 from datetime import datetime
 
 from appliance.contracts import master as wire
-from appliance.contracts.node import BuildLogEntry, BuildRequest, EndReason, NetworkPolicy, NodeStatus, RegistryLogin
+from appliance.contracts.node import (
+    BuildLogEntry,
+    BuildRequest,
+    EndReason,
+    HostReport,
+    NetworkPolicy,
+    NodeSandbox,
+    NodeSandboxState,
+    NodeStatus,
+    OnTimeout,
+    RegistryLogin,
+)
 from appliance.cubemaster.persistence.builds import LogEntry
 from appliance.cubemaster.persistence.keys import KeyRecord
-from appliance.cubemaster.persistence.nodes import NodeUsage
+from appliance.cubemaster.persistence.nodes import NodeActivity, NodeUsage
 from appliance.cubemaster.persistence.paging import PagePosition
 from appliance.cubemaster.persistence.sandboxes import Position
+from appliance.cubemaster.persistence.snapshots import SnapshotRecord
 from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import NodeId
 from appliance.domain.network import SandboxNetwork
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import Sandbox
+from appliance.domain.sandbox import Observation, Sandbox
 from appliance.domain.template import Build, BuildSpec
 
 
-def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxView:
+def sandbox_view(sandbox: Sandbox, *, access_token: str | None, traffic_token: str | None = None) -> wire.SandboxView:
     # Built from our own row: `model_construct` spares each create a validation that cannot fail.
     return wire.SandboxView.model_construct(
         sandbox_id=sandbox.sandbox_id,
@@ -39,8 +51,17 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxV
         disk_size_mib=sandbox.disk_size_mib,
         metadata=dict(sandbox.metadata),
         allow_internet=sandbox.network.allow_internet,
+        allow_out=sandbox.network.allow_out,
+        deny_out=sandbox.network.deny_out,
+        allow_public_traffic=sandbox.network.allow_public_traffic,
+        mask_request_host=sandbox.network.mask_request_host,
+        on_timeout=OnTimeout(sandbox.on_timeout),
+        auto_resume=sandbox.auto_resume,
+        paused_at=sandbox.paused_at,
+        filesystem_only=sandbox.filesystem_only,
         envd_version=sandbox.envd_version,
         access_token=access_token,
+        traffic_token=traffic_token,
         node_id=sandbox.node_id,
         end_reason=EndReason(sandbox.end.reason) if sandbox.end else None,
         end_detail=sandbox.end.detail if sandbox.end else None,
@@ -48,9 +69,29 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None) -> wire.SandboxV
     )
 
 
+def sandbox_network(new: wire.NewSandbox) -> SandboxNetwork:
+    return SandboxNetwork(
+        allow_internet=new.allow_internet,
+        allow_out=new.allow_out,
+        deny_out=new.deny_out,
+        allow_public_traffic=new.allow_public_traffic,
+        mask_request_host=new.mask_request_host,
+    )
+
+
 def node_policy(network: SandboxNetwork) -> NetworkPolicy:
     """Return the part of a sandbox's rules that its node enforces."""
     return NetworkPolicy(allow_internet=network.allow_internet, allow_out=network.allow_out, deny_out=network.deny_out)
+
+
+def observation(seen: NodeSandbox) -> Observation:
+    return Observation(
+        paused=seen.state is NodeSandboxState.PAUSED,
+        generation=seen.generation,
+        paused_at=seen.paused_at,
+        filesystem_only=seen.filesystem_only,
+        address=seen.address,
+    )
 
 
 def cursor_of(position: Position | None) -> str | None:
@@ -95,9 +136,12 @@ def key_view(key: KeyRecord) -> wire.KeyView:
     return wire.KeyView(
         key_id=key.key_id,
         team=key.team_slug,
+        team_id=key.team_id,
         name=key.name,
         mask=key.mask,
+        scopes=_scopes(key),
         created_at=key.created_at,
+        expires_at=key.expires_at,
         last_used_at=key.last_used_at,
     )
 
@@ -107,7 +151,17 @@ def created_key(key: KeyRecord, secret: str) -> wire.CreatedKey:
 
 
 def resolved_key(key: KeyRecord) -> wire.ResolvedKey:
-    return wire.ResolvedKey(key_id=key.key_id, team_id=key.team_id, team_slug=key.team_slug)
+    return wire.ResolvedKey(
+        key_id=key.key_id,
+        team_id=key.team_id,
+        team_slug=key.team_slug,
+        scopes=_scopes(key),
+        expires_at=key.expires_at,
+    )
+
+
+def _scopes(key: KeyRecord) -> tuple[str, ...] | None:
+    return None if key.scopes is None else tuple(sorted(key.scopes))
 
 
 def build_spec(new: wire.NewTemplate) -> BuildSpec:
@@ -187,6 +241,18 @@ def template_view(record: TemplateRecord) -> wire.TemplateView:
     )
 
 
+def snapshot_view(record: SnapshotRecord) -> wire.SnapshotView:
+    return wire.SnapshotView(
+        snapshot_id=record.snapshot_id,
+        names=(f"{record.team_slug}/{record.name}",) if record.name else (),
+        sandbox_id=record.sandbox_id,
+        template_id=record.template_id,
+        build_id=record.build_id,
+        team_slug=record.team_slug,
+        taken_at=record.taken_at,
+    )
+
+
 def node_from_status(status: NodeStatus, *, now: datetime) -> Node:
     return Node(
         node_id=NodeId(status.node_id),
@@ -203,7 +269,7 @@ def node_from_status(status: NodeStatus, *, now: datetime) -> Node:
     )
 
 
-def node_view(usage: NodeUsage) -> wire.NodeView:
+def node_view(usage: NodeUsage, activity: NodeActivity) -> wire.NodeView:
     node = usage.node
     return wire.NodeView(
         node_id=node.node_id,
@@ -220,4 +286,11 @@ def node_view(usage: NodeUsage) -> wire.NodeView:
         disk_free_mib=node.disk_free_mib,
         sandboxes=usage.sandboxes,
         last_heartbeat_at=node.last_heartbeat_at,
+        draining=usage.draining,
+        status_changed_at=usage.status_changed_at,
+        boot_id=node.boot_id,
+        host=None if usage.host is None else HostReport.model_validate(usage.host),
+        starting=activity.starting,
+        started_lately=activity.started,
+        failed_lately=activity.failed,
     )

@@ -3,6 +3,7 @@
 Secrets are not in that file. Each is a systemd credential (`LoadCredential=`) of the unit:
 
     envd-seed        HMAC key from which each sandbox's access token is derived
+    secrets-key      64 hex digits: the key that teams' secrets are sealed with
     mysql-password   unless `database.password = false`, where MariaDB knows the process by its user (unix_socket)
     redis-password   unless `redis.password = false`
 """
@@ -44,10 +45,16 @@ class NodeSettings(Settings):
 
 
 class QuotaSettings(Settings):
-    """What each team may have at one time."""
+    """What each team may have at one time, unless it has limits of its own. 0 is no limit but the nodes'."""
 
-    concurrent_sandboxes: int = Field(default=100, ge=1)
+    concurrent_sandboxes: int = Field(default=100, ge=0)
     """Those that run or start; paused ones do not count."""
+    vcpus: int = Field(default=0, ge=0)
+    memory_mib: int = Field(default=0, ge=0)
+    disk_mib: int = Field(default=0, ge=0)
+    """Of all its sandboxes, paused ones included."""
+    concurrent_builds: int = Field(default=20, ge=0)
+    """Template builds that wait or run."""
 
 
 class BuildSettings(Settings):

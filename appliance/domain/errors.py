@@ -6,14 +6,18 @@
     ├── Unauthenticated           no key, or a key that is unknown, expired or revoked
     ├── Forbidden                 a key that is known, but not for this
     ├── NotFound
+    │   ├── TeamNotFound
     │   ├── SandboxNotFound
     │   ├── TemplateNotFound
     │   ├── BuildNotFound
     │   └── NodeNotFound
     ├── Conflict                  the object is in a state that does not allow this
     │   ├── SandboxTransitioning
+    │   ├── GuestUnresponsive
     │   └── TemplateNotReady
+    ├── Gone                      what E2B once had and nobody serves any more
     ├── QuotaExceeded             the team has as much as it may have
+    ├── RateLimited               the caller asks too often
     ├── Unavailable               try again: something we depend on is down or full
     │   ├── NoCapacity
     │   ├── NodeUnreachable
@@ -66,6 +70,12 @@ class NotFound(CubeError):
     """The object does not exist for this caller; another team's object is told apart from nothing by nobody."""
 
 
+class TeamNotFound(NotFound):
+    def __init__(self, reference: str) -> None:
+        super().__init__("Team not found")
+        self.reference = reference
+
+
 class SandboxNotFound(NotFound):
     def __init__(self, sandbox_id: str) -> None:
         super().__init__(f"Sandbox \"{sandbox_id}\" doesn't exist or you don't have access to it")
@@ -101,6 +111,17 @@ class SandboxTransitioning(Conflict):
         self.state = state
 
 
+class GuestUnresponsive(Conflict):
+    """The agent in a guest does not answer, so what the guest has in hand is unknown. The sandbox goes on."""
+
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__(
+            f'the agent in sandbox "{sandbox_id}" does not answer, so it was not paused and goes on running; '
+            "pause it with its memory and without requiring a healthy guest, or kill it"
+        )
+        self.sandbox_id = sandbox_id
+
+
 class TemplateNotReady(Conflict):
     """A template that exists but has no finished build."""
 
@@ -116,6 +137,20 @@ class QuotaExceeded(CubeError):
     """The team has as many of these as it may have. One that ends makes room, so waiting may help."""
 
     retry_after_s: int | None = 1
+
+
+class RateLimited(CubeError):
+    """Too many calls of a kind in too short a time."""
+
+    retry_after_s: int | None = 1
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Gone(CubeError):
+    """A call that clients know, of a feature that was given up."""
 
 
 class Unavailable(CubeError):

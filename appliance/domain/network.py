@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
 from appliance.domain.errors import InvalidRequest
+
+ALL_TRAFFIC = "0.0.0.0/0"
+"""How SDKs write "everything" in a list of denied networks."""
+MAX_ENTRIES = 256
+"""Of each list: the switch has room for a bounded number over all sandboxes of a node."""
+_MAX_HOST_LENGTH = 253
+
+# The placeholder may stand in a label of the host, or as the port.
+_LABEL = r"(?:[A-Za-z0-9_-]|\$\{PORT\})+"
+_MASK = re.compile(rf"(?P<host>{_LABEL}(?:\.{_LABEL})*)(?::(?P<port>\d{{1,5}}|\$\{{PORT\}}))?")
+# The last label of a domain is no number, which tells it from an address.
+_DOMAIN = re.compile(r"\*|(?:\*\.)?(?:[A-Za-z0-9_-]+\.)*[A-Za-z][A-Za-z0-9-]*\.?")
+_DOMAINS_NEED_DENY_ALL = (
+    "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out"
+    " to block all other traffic."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +45,38 @@ def parse_networks(entries: Iterable[str], *, kind: str) -> tuple[IPv4Network, .
     networks = []
     for entry in entries:
         try:
+            if "." in entry.partition("/")[2]:
+                raise ValueError("a mask, where a prefix length belongs")
             networks.append(IPv4Network(entry, strict=False))
         except (AddressValueError, NetmaskValueError, ValueError) as error:
             raise InvalidRequest(f"invalid {kind} {entry}") from error
     return tuple(networks)
+
+
+def check_network(network: SandboxNetwork) -> None:
+    """Raise InvalidRequest where a rule is none, or one that is not served. The texts are E2B's."""
+    for field, entries in (("network.allowOut", network.allow_out), ("network.denyOut", network.deny_out)):
+        if len(entries) > MAX_ENTRIES:
+            raise InvalidRequest(f"{field} can have at most {MAX_ENTRIES} entries; merge neighbouring networks")
+    denied = parse_networks(network.deny_out, kind="denied CIDR")
+    domains = [entry for entry in network.allow_out if _DOMAIN.fullmatch(entry)]
+    parse_networks((entry for entry in network.allow_out if entry not in domains), kind="allowed address")
+    if domains and IPv4Network(ALL_TRAFFIC) not in denied:
+        raise InvalidRequest(_DOMAINS_NEED_DENY_ALL)
+    if domains:
+        raise InvalidRequest(
+            f"network.allowOut: domains, such as '{domains[0]}', are not supported by this release; list addresses"
+        )
+    if network.mask_request_host is not None:
+        check_mask(network.mask_request_host)
+
+
+def check_mask(mask: str) -> None:
+    """Raise InvalidRequest unless `mask` is `host[:port]`, in which `${PORT}` may stand for the port."""
+    if not mask.isascii():
+        raise InvalidRequest(f"mask request host '{mask}' is not ASCII. Please use ASCII characters only.")
+    match = _MASK.fullmatch(mask)
+    port = match["port"] if match else None
+    is_port = port is None or port == "${PORT}" or 1 <= int(port) <= 65535
+    if match is None or len(match["host"]) > _MAX_HOST_LENGTH or not is_port:
+        raise InvalidRequest(f"mask request host is not valid: {mask}")

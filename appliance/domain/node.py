@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from appliance.domain.ids import NodeId, SandboxId
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import EndReason, Sandbox, SandboxState
+from appliance.domain.sandbox import EndReason, Observation, Sandbox, SandboxState
 
 
 class NodeState(StrEnum):
@@ -100,16 +100,20 @@ class Verdict:
     """Sandboxes that the node must remove."""
 
 
+_ON_DISK = frozenset({SandboxState.PAUSING, SandboxState.PAUSED, SandboxState.RESUMING})
+
+
 def compare(records: Iterable[Sandbox], reported: Collection[SandboxId], *, rebooted: bool) -> Verdict:
     """Compare the live records of a node with what its heartbeat lists.
 
-    A record that is `creating` belongs to the call that creates it, and a `paused` one needs no process on the node.
-    `rebooted` means that nothing the node ran before can still run.
+    A record that is `creating` belongs to the call that creates it. A `paused` one needs no process on the node, and
+    of one that is pausing or resuming the node must be asked. `rebooted` means that nothing the node ran before can
+    still run.
     """
     live = {record.sandbox_id: record for record in records}
     end, absent = [], []
     for sandbox_id, record in live.items():
-        if sandbox_id in reported or record.state is SandboxState.PAUSED:
+        if sandbox_id in reported or record.state in _ON_DISK:
             continue
         if record.state is SandboxState.KILLING:
             end.append(Ending(sandbox_id, EndReason.KILLED, ""))
@@ -119,3 +123,30 @@ def compare(records: Iterable[Sandbox], reported: Collection[SandboxId], *, rebo
             absent.append(sandbox_id)
     delete = sorted(one for one in reported if one not in live or live[one].state is SandboxState.KILLING)
     return Verdict(end=tuple(end), absent=tuple(absent), delete=tuple(delete))
+
+
+@dataclass(frozen=True, slots=True)
+class Sleepers:
+    """Where record and node differ in whether a sandbox is paused."""
+
+    slept: tuple[Sandbox, ...]
+    """The node paused them when their time was up."""
+    strayed: tuple[Sandbox, ...]
+    """They run although they are recorded as paused: a resume that was given up took effect after all."""
+
+
+def compare_sleep(records: Iterable[Sandbox], seen: Mapping[SandboxId, Observation]) -> Sleepers:
+    """Compare what is recorded as running or paused with what a heartbeat says of it.
+
+    The node's count of pauses and resumes tells a report that was overtaken by a call from one that is news.
+    """
+    slept, strayed = [], []
+    for record in records:
+        one = seen.get(record.sandbox_id)
+        if one is None:
+            continue
+        if record.state is SandboxState.RUNNING and one.paused and one.generation > record.generation:
+            slept.append(record)
+        elif record.state is SandboxState.PAUSED and not one.paused and one.generation >= record.generation:
+            strayed.append(record)
+    return Sleepers(slept=tuple(slept), strayed=tuple(strayed))

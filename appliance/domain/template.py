@@ -13,7 +13,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from appliance.domain.errors import Conflict, InvalidRequest
-from appliance.domain.ids import BuildId, NodeId, TemplateId
+from appliance.domain.ids import BuildId, NodeId, SandboxId, TemplateId
 from appliance.domain.placement import Resources
 
 DEFAULT_TAG = "default"
@@ -21,6 +21,14 @@ LOG_LEVELS = ("debug", "info", "warn", "error")
 """From the lowest."""
 _NAME = re.compile(r"[a-z0-9_-]+")
 _TAG = re.compile(r"[a-z0-9_.-]+")
+
+
+class TemplateKind(StrEnum):
+    TEMPLATE = "template"
+    SNAPSHOT = "snapshot"
+    """What a caller kept of a sandbox. Started and deleted as a template, but in no list of templates."""
+    FORK = "fork"
+    """What a fork starts its copies from: known to nobody, and deleted when they have started."""
 
 
 class BuildStatus(StrEnum):
@@ -87,6 +95,8 @@ class Build:
     step: str | None = None
     disk_size_mib: int | None = None
     envd_version: str | None = None
+    source_sandbox_id: SandboxId | None = None
+    """The sandbox that it was taken of, on that sandbox's node."""
 
     def handed_out(self) -> Build:
         """Return it BUILDING: at least one node has it."""

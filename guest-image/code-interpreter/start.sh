@@ -7,10 +7,10 @@ root=$(dirname "$(readlink -f "$0")")
 python=${CODE_INTERPRETER_PYTHON:-$root/venv/bin/python}
 host=${CODE_INTERPRETER_HOST:-0.0.0.0}
 port=${CODE_INTERPRETER_PORT:-49999}
-jupyter_port=${CODE_INTERPRETER_JUPYTER_PORT:-8888}
+jupyter_port=${CODE_INTERPRETER_JUPYTER_PORT:-49998} # not 8888, which is for a Jupyter of the user's own
 restart_delay=0.2 # seconds; keeps a program that cannot start from using up the processor
 
-export CODE_INTERPRETER_JUPYTER_URL=http://127.0.0.1:$jupyter_port
+export CODE_INTERPRETER_JUPYTER_URL=http://127.0.0.2:$jupyter_port
 export HOME=${HOME:-/home/user} LANG=${LANG:-C.UTF-8}
 warm_imports=${CODE_INTERPRETER_WARM_IMPORTS-numpy, pandas, matplotlib.pyplot}
 jupyter= server=
@@ -27,9 +27,10 @@ warm_page_cache() {
     node -e 0 || true
 }
 
+# Whoever looks for the server's process finds it as `jupyter server` and, by its configuration, as `jupyter-server`.
 start_jupyter() {
     JUPYTER_PATH=$root/jupyter "$python" "$root/bin/jupyter" server \
-        --config="$root/jupyter/jupyter_server_config.py" \
+        --config="$root/jupyter/jupyter-server.py" \
         --ServerApp.port="$jupyter_port" --ServerApp.port_retries=0 --log-level=WARN &
     jupyter=$!
 }

@@ -19,6 +19,7 @@ from image_build.hashing import sha256_file
 from image_build.pins import Deb
 
 _SUITES = ("bookworm", "bookworm-security", "bookworm-updates")
+_UNPACK = 'dpkg-deb --fsys-tarfile "$1" | tar --extract --keep-directory-symlink --same-permissions --directory "$2"'
 _URI_LINE = re.compile(r"'[^']+' (?P<file>\S+) ")
 
 
@@ -77,9 +78,14 @@ class PackageCache:
 
 
 def unpack(packages: Iterable[Path], root: Path) -> None:
-    """Unpack the files of `packages` into `root`. None of their scripts is run."""
+    """Unpack the files of `packages` into `root`. None of their scripts is run.
+
+    Packages have files in /lib and /bin, which are links in a root with a merged /usr and must stay so: `dpkg-deb
+    --extract` would make directories of them.
+    """
+    root.mkdir(parents=True, exist_ok=True)
     for package in packages:
-        commands.run(["dpkg-deb", "--extract", package, root])
+        commands.run(["bash", "-o", "pipefail", "-c", _UNPACK, "unpack", package, root])
 
 
 def _name_and_version(file_name: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from image_build import apt, base_image, commands, layer_tar, wheels
+from image_build import apt, base_image, commands, java_trust, layer_tar, pins, wheels
 from image_build.commands import SOURCE_DATE_EPOCH
 from image_build.progress import say
 
@@ -23,6 +23,8 @@ _INSTALL_ROOT = "opt/code-interpreter"
 _VENV = f"{_INSTALL_ROOT}/venv"
 _SYSTEM_LIBRARY = "usr/local/lib/python3.11"
 _LIBRARIES = (f"{_VENV}/lib/python3.11/site-packages", f"{_SYSTEM_LIBRARY}/dist-packages")
+_AUTHORITIES = "etc/ssl/certs/ca-certificates.crt"
+_JAVA_AUTHORITIES = "etc/ssl/certs/java/cacerts"
 _NOT_INSTALLED = shutil.ignore_patterns("__pycache__", "requirements", "README.md")
 
 RUN = replace(base_image.RUN, cmd=(f"/{_INSTALL_ROOT}/start.sh",))
@@ -33,6 +35,7 @@ def build(
     source: Path,
     *,
     packages: Sequence[Path],
+    wanted: pins.Unpacked,
     server: wheels.Locked,
     kernels: wheels.Locked,
     layer: Path,
@@ -44,7 +47,9 @@ def build(
     with tarfile.open(base_layer) as archive:
         present = frozenset(archive.getnames())
         archive.extractall(root)  # noqa: S202 - we wrote this archive
+    say(f"code-interpreter-v1: unpacking {len(packages)} packages")
     apt.unpack(packages, root)
+    _make_up(root, wanted)
     shutil.copytree(source, root / _INSTALL_ROOT, ignore=_NOT_INSTALLED)
 
     say("code-interpreter-v1: installing wheels")
@@ -61,6 +66,16 @@ def build(
     _in_root(root, "python3", "-m", "compileall", "-q", "--invalidation-mode", "timestamp", *compiled)
     say("code-interpreter-v1: writing the layer")
     layer_tar.pack_added(root, layer, present=present, image=NAME)
+
+
+def _make_up(root: Path, wanted: pins.Unpacked) -> None:
+    """Do what installing the packages would have done."""
+    for pattern in wanted.without:
+        for path in root.glob(pattern):
+            path.unlink()
+    for link, target in wanted.links.items():
+        (root / link).symlink_to(target)
+    java_trust.write(root / _AUTHORITIES, root / _JAVA_AUTHORITIES)
 
 
 def _install(root: Path, pip: Sequence[str], locked: wheels.Locked) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,24 +37,40 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpacked:
+    """Packages that are unpacked and not installed, and what makes up for that. Paths are below the root."""
+
+    packages: tuple[str, ...]
+    without: tuple[str, ...]
+    """Patterns of files to leave out."""
+    links: Mapping[str, str]
+    """Symbolic links to make: what the scripts of packages would choose among alternatives."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """`versions.toml`: names chosen by people, from which `build.py lock` makes the lock files."""
 
     kernel_packages: tuple[str, ...]
     agent_packages: tuple[str, ...]
     base_packages: tuple[str, ...]
-    code_interpreter_packages: tuple[str, ...]
+    code_interpreter: Unpacked
     test_packages: tuple[str, ...]
     machine: Machine
 
 
 def read_versions(text: str) -> Wanted:
     versions = tomllib.loads(text)
+    interpreter = versions["images"]["code-interpreter-v1"]
     return Wanted(
         kernel_packages=tuple(versions["kernel"]["packages"]),
         agent_packages=tuple(versions["agent"]["packages"]),
         base_packages=tuple(versions["images"]["base"]["packages"]),
-        code_interpreter_packages=tuple(versions["images"]["code-interpreter-v1"]["packages"]),
+        code_interpreter=Unpacked(
+            packages=tuple(interpreter["packages"]),
+            without=tuple(interpreter["without"]),
+            links=interpreter["links"],
+        ),
         test_packages=tuple(versions["tests"]["packages"]),
         machine=Machine(**versions["machine"]),
     )

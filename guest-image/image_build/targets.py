@@ -16,6 +16,7 @@ from image_build import (
     code_interpreter_image,
     commands,
     cpio,
+    java_trust,
     kernel,
     kernel_modules,
     layer_tar,
@@ -154,6 +155,7 @@ class Targets:
                     self._base_layer,
                     self._interpreter,
                     packages=self.packages.fetch(pins.read_debs(debs)),
+                    wanted=self.wanted.code_interpreter,
                     server=wheels.fetch(server, self.places.cache),
                     kernels=wheels.fetch(kernels, self.places.cache),
                     layer=layer,
@@ -168,13 +170,15 @@ class Targets:
             inputs={
                 "base": sha256_file(self._base_layer),
                 "debs": sha256_file(debs),
+                "without": self.wanted.code_interpreter.without,
+                "links": self.wanted.code_interpreter.links,
                 "server": sha256_file(server),
                 "kernels": sha256_file(kernels),
                 "source": sha256_tree(self._interpreter),
             },
             outputs=(layer, layout / "index.json"),
             build=build,
-            builders=(commands, apt, base_image, code_interpreter_image, layer_tar, oci, wheels),
+            builders=(commands, apt, base_image, code_interpreter_image, java_trust, layer_tar, oci, wheels),
         )
 
     def _base_layer_file(self) -> oci.LayerFile:
@@ -199,11 +203,16 @@ class Targets:
             ("kernel", self.wanted.kernel_packages, False),
             ("agent", self.wanted.agent_packages, False),
             ("base", ("?essential", *self.wanted.base_packages), True),
-            ("code-interpreter", self.wanted.code_interpreter_packages, False),
             ("tests", self.wanted.test_packages, False),
         ):
             say(f"lock: {name}")
             self.places.lock(name).write_text(pins.format_debs(self.packages.lock(wanted, closure=closure)))
+        say("lock: code-interpreter")
+        present = {deb.name for deb in pins.read_debs(self.places.lock("base"))}
+        added = self.packages.lock(self.wanted.code_interpreter.packages, closure=True)
+        self.places.lock("code-interpreter").write_text(
+            pins.format_debs(deb for deb in added if deb.name not in present)
+        )
         for name, requirements in (
             ("agent-wheels", self.places.source / "agent" / "requirements.txt"),
             ("server-wheels", self._interpreter / "requirements" / "server.txt"),

@@ -13,6 +13,8 @@
 #include <net/route.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/reboot.h>
@@ -37,9 +39,24 @@ static const unsigned char gateway_mac[6] = { 0x02, 0xfc, 0x00, 0x00, 0x00, 0x06
 
 /*
  * When memory runs out the agent is the last to go: without it nobody could
- * see what happened. It sets its children back to 0 before they exec.
+ * see what happened. It gives the programs it starts a higher score.
  */
 #define AGENT_OOM_SCORE	"-999"
+
+/*
+ * And when processors run out it comes first. The kernel shares them between
+ * sessions by this value; every program gets a session, and so 0, of its own.
+ */
+#define AGENT_NICE	"-10"
+
+/*
+ * An agent that says nothing for as many of our looks is stuck. Looks are
+ * counted rather than time, which jumps when the machine was paused. The
+ * first word takes longer: the interpreter has to start.
+ */
+#define LOOK_MS		10000
+#define SILENT_LOOKS	3
+#define SILENT_STARTS	12
 
 /* An agent that dies is started again at once; one that keeps dying, once in this time. */
 #define RESTART_MS	1000
@@ -170,23 +187,27 @@ static void write_resolver(void)
  * and working directory out, -B keeps Python from trying to write bytecode to
  * a read-only disk, and utf8 makes it independent of locale data.
  */
-static void exec_agent(void)
+static void exec_agent(int heartbeat)
 {
+	char descriptor[12];
 	char *const arguments[] = {
 		AGENT_LOADER, "--library-path", AGENT_LIBRARIES,
-		AGENT_PYTHON, "-I", "-B", "-X", "utf8", "-m", "guest_agent", NULL,
+		AGENT_PYTHON, "-I", "-B", "-X", "utf8", "-m", "guest_agent",
+		"--heartbeat-fd", descriptor, NULL,
 	};
 	char *const environment[] = {
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		NULL,
 	};
 
+	snprintf(descriptor, sizeof(descriptor), "%d", heartbeat);
+	fcntl(heartbeat, F_SETFD, 0);
 	execve(AGENT_LOADER, arguments, environment);
 	say_error("exec %s: %s", AGENT_LOADER, strerror(errno));
 	_exit(127);
 }
 
-static pid_t start_agent(void)
+static pid_t start_agent(int heartbeat)
 {
 	sigset_t none;
 	pid_t pid = fork();
@@ -201,7 +222,9 @@ static pid_t start_agent(void)
 	setsid();
 	if (write_file("/proc/self/oom_score_adj", AGENT_OOM_SCORE, 0) < 0)
 		say_error("oom_score_adj: %s", strerror(errno));
-	exec_agent();
+	if (write_file("/proc/self/autogroup", AGENT_NICE, 0) < 0)
+		say_info("autogroup: %s", strerror(errno));
+	exec_agent(heartbeat);
 	_exit(127);
 }
 
@@ -222,20 +245,51 @@ static struct timespec until(long long deadline_ms)
 	return (struct timespec){ .tv_sec = left / 1000, .tv_nsec = left % 1000 * 1000000 };
 }
 
-/* Reap every child that has ended. Returns the agent's wait status through `status` if it was among them. */
+/*
+ * Reap every child that has ended. Returns the agent's wait status through
+ * `status` if it was among them. A stopped agent is sent on its way again.
+ */
 static bool reap(pid_t agent, int *status)
 {
 	bool agent_ended = false;
 	int ended;
 	pid_t pid;
 
-	while ((pid = waitpid(-1, &ended, WNOHANG)) > 0) {
+	while ((pid = waitpid(-1, &ended, WNOHANG | WUNTRACED)) > 0) {
 		if (pid != agent)
 			continue;
+		if (WIFSTOPPED(ended)) {
+			say_error("the guest agent was stopped (signal %d): it goes on", WSTOPSIG(ended));
+			kill(agent, SIGCONT);
+			continue;
+		}
 		agent_ended = true;
 		*status = ended;
 	}
 	return agent_ended;
+}
+
+/* Returns whether the agent has said anything since the last call. */
+static bool heard(int heartbeat)
+{
+	uint64_t beats;
+
+	return read(heartbeat, &beats, sizeof(beats)) == sizeof(beats);
+}
+
+/* Count looks at a silent agent, and end it when there were too many: its end is then handled like any other. */
+static void look_after(pid_t agent, int heartbeat, int *silent, int *limit)
+{
+	if (heard(heartbeat)) {
+		*silent = 0;
+		*limit = SILENT_LOOKS;
+		return;
+	}
+	if (++*silent < *limit)
+		return;
+	say_error("the guest agent does not move: killing it");
+	*silent = 0;
+	kill(agent, SIGKILL);
 }
 
 /* Signal everything but ourselves; returns when all have ended or the time is over. */
@@ -286,7 +340,8 @@ static void block_signals(sigset_t *signals)
 
 int main(void)
 {
-	long long started_at = 0, start_at = 0;
+	long long started_at = 0, start_at = 0, look_at = 0;
+	int heartbeat, silent = 0, limit = SILENT_STARTS;
 	pid_t agent = -1;
 	sigset_t signals;
 
@@ -295,21 +350,26 @@ int main(void)
 	raise_limits();
 	configure_network();
 	write_resolver();
+	heartbeat = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 
 	for (;;) {
+		struct timespec left;
 		int received, status;
 
 		if (agent < 0 && now_ms() >= start_at) {
 			started_at = now_ms();
-			agent = start_agent();
+			agent = start_agent(heartbeat);
 			start_at = started_at + RESTART_MS;
+			look_at = started_at + LOOK_MS;
+			heard(heartbeat);
+			silent = 0;
+			limit = SILENT_STARTS;
 		}
-		if (agent < 0) {
-			struct timespec left = until(start_at);
-
-			received = sigtimedwait(&signals, NULL, &left);
-		} else {
-			received = sigwaitinfo(&signals, NULL);
+		left = until(agent < 0 ? start_at : look_at);
+		received = sigtimedwait(&signals, NULL, &left);
+		if (agent > 0 && now_ms() >= look_at) {
+			look_after(agent, heartbeat, &silent, &limit);
+			look_at = now_ms() + LOOK_MS;
 		}
 		if (received > 0 && received != SIGCHLD)
 			power_off(&signals);

@@ -53,7 +53,10 @@ class Floors:
         work: Path,
     ) -> None:
         image = guest_image.load(guest_dir)
+        if template.snapshot is None:
+            raise ValueError(f"build {template.build_id} has no RAM to restore")
         self._template = template
+        self._snapshot = template.snapshot
         self._source = BootSource(image.kernel, image.initramfs, image.cmdline)
         self._namespace = namespace
         self._work = work
@@ -81,7 +84,7 @@ class Floors:
         with self._namespace.entered():
             async with self._machine() as spec, _agent() as agent:
                 begun = time.perf_counter()
-                vm = await self._driver.clone(spec, self._template.snapshot, deadline=_DEADLINE)
+                vm = await self._driver.clone(spec, self._snapshot, deadline=_DEADLINE)
                 try:
                     return await self._resumed(vm, agent, begun)
                 finally:
@@ -91,7 +94,7 @@ class Floors:
         """Return ms from `cont` to the acknowledged identity of a machine that has done all this before."""
         with self._namespace.entered():
             async with self._machine() as spec, _agent() as agent:
-                vm = await self._driver.clone(spec, self._template.snapshot, deadline=_DEADLINE)
+                vm = await self._driver.clone(spec, self._snapshot, deadline=_DEADLINE)
                 try:
                     await self._driver.resume(vm, deadline=_DEADLINE)
                     for _ in range(_WARM_UPS):

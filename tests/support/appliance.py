@@ -206,6 +206,7 @@ def _bpffs(path: Path) -> Iterator[None]:
 def _write_settings(base: Path, database: MariaDb, redis: RedisServer, guest_dir: Path, pool: int) -> None:
     (base / "secrets").mkdir(mode=0o700)
     (base / "secrets" / "envd-seed").write_text("5" * 64)
+    (base / "secrets" / "secrets-key").write_text("6" * 64)
     (base / "master.toml").write_text(
         f"""
 socket = "{base}/master.sock"

@@ -51,11 +51,19 @@ class FakeGuests:
     refuse_owners: bool = False
     """Refuse only an /init that gives the guest to a sandbox; pool members and builds come up."""
     stall_init: bool = False
+    refuse_flush: bool = False
+    flushed: list[str] = field(default_factory=list)
+    """Sandboxes whose guests were told to write all they have to their disks."""
     exit_code: int = 0
     port_status: int = 200
     """What a service in the guest answers with, on the agent's port too."""
     usage: dict[str, Any] = field(default_factory=lambda: dict(USAGE))
     """What agents say they use."""
+    log: list[dict[str, Any]] = field(default_factory=list)
+    """What agents have in their logs, all the same."""
+    log_epoch: str = "epoch1"
+    stall_log: bool = False
+    log_asked: int = 0
     asked: int = 0
     """How often they were asked for it."""
 
@@ -68,7 +76,9 @@ class FakeGuests:
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_post("/init", self._init)
+        app.router.add_post("/flush", self._flush)
         app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/logs", self._logs)
         app.router.add_post("/process.Process/Start", self._start)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
@@ -92,14 +102,36 @@ class FakeGuests:
         self.identities.append((IPv4Address(request.transport.get_extra_info("sockname")[0]), body))
         return web.Response(status=204, headers={"X-Envd-Version": AGENT_VERSION})
 
+    async def _flush(self, request: web.Request) -> web.Response:
+        if self.refuse_flush:
+            return web.Response(status=500, text="made to refuse")
+        assert request.transport is not None
+        address = IPv4Address(request.transport.get_extra_info("sockname")[0])
+        body = next(body for at, body in reversed(self.identities) if at == address)
+        self.flushed.append(body["sandboxId"])
+        return web.json_response({"envVars": body["envVars"]})
+
     async def _metrics(self, request: web.Request) -> web.Response:
+        if not self._has_token(request):
+            return web.json_response({"code": 401, "message": "unauthorized"}, status=401)
+        self.asked += 1
+        return web.json_response(self.usage, headers={"X-Log-End": f"{self.log_epoch}/{len(self.log)}"})
+
+    async def _logs(self, request: web.Request) -> web.Response:
+        if not self._has_token(request):
+            return web.json_response({"code": 401, "message": "unauthorized"}, status=401)
+        self.log_asked += 1
+        if self.stall_log:
+            await asyncio.Event().wait()
+        after = int(request.query["after"]) if request.query["epoch"] == self.log_epoch else 0
+        page = {"epoch": self.log_epoch, "next": len(self.log), "missed": 0, "entries": self.log[after:]}
+        return web.json_response(page)
+
+    def _has_token(self, request: web.Request) -> bool:
         assert request.transport is not None
         address = IPv4Address(request.transport.get_extra_info("sockname")[0])
         token = next(body["accessToken"] for at, body in reversed(self.identities) if at == address)
-        if token is not None and request.headers.get("X-Access-Token") != token:
-            return web.json_response({"code": 401, "message": "unauthorized"}, status=401)
-        self.asked += 1
-        return web.json_response(self.usage)
+        return token is None or request.headers.get("X-Access-Token") == token
 
     async def _start(self, request: web.Request) -> web.StreamResponse:
         message = json.loads((await request.read())[5:])

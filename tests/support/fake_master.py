@@ -5,17 +5,28 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime, timedelta
 
+from appliance.contracts.errors import ErrorBody
 from appliance.contracts.master import (
     BuildStatus,
+    Connected,
+    Forked,
+    NewConnect,
+    NewEgress,
+    NewFork,
+    NewPause,
+    NewResume,
     NewSandbox,
+    NewSnapshot,
     NewTimeout,
     ResolvedKey,
     SandboxPage,
     SandboxState,
     SandboxView,
+    SnapshotPage,
+    SnapshotView,
     TemplateView,
 )
-from appliance.domain.errors import CubeError, SandboxNotFound, TemplateNotFound, Unauthenticated
+from appliance.domain.errors import Conflict, CubeError, SandboxNotFound, TemplateNotFound, Unauthenticated
 from appliance.domain.ids import new_sandbox_id
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -29,6 +40,11 @@ class FakeMaster:
         self.resolved = 0
         self.created: list[NewSandbox] = []
         self.fail_create: CubeError | None = None
+        self.fail_pause: CubeError | None = None
+        self.pauses: list[NewPause] = []
+        self.snapshots: list[SnapshotView] = []
+        self.forks: list[NewFork] = []
+        self.resumes: list[NewResume | NewConnect] = []
 
     def add_key(self, key: str, team_id: str) -> None:
         digest = hashlib.sha256(key.encode()).hexdigest()
@@ -78,8 +94,15 @@ class FakeMaster:
             disk_size_mib=template.disk_size_mib,
             metadata=new.metadata,
             allow_internet=new.allow_internet,
+            on_timeout=new.on_timeout,
+            auto_resume=new.auto_resume,
+            allow_out=new.allow_out,
+            deny_out=new.deny_out,
+            allow_public_traffic=new.allow_public_traffic,
+            mask_request_host=new.mask_request_host,
             envd_version=template.envd_version,
             access_token="ab" * 32 if new.secure else None,
+            traffic_token=None if new.allow_public_traffic else "cd" * 32,
             node_id="node-1",
         )
         self.sandboxes[view.sandbox_id] = view
@@ -127,6 +150,92 @@ class FakeMaster:
             end_at = max(end_at, view.end_at)
         self.sandboxes[sandbox_id] = view.model_copy(update={"end_at": end_at})
         return self.sandboxes[sandbox_id]
+
+    async def pause_sandbox(self, sandbox_id: str, pause: NewPause) -> None:
+        view = await self.get_sandbox(sandbox_id, team_id=pause.team_id)
+        if self.fail_pause is not None:
+            raise self.fail_pause
+        if view.state is SandboxState.PAUSED:
+            raise Conflict(f"Sandbox '{sandbox_id}' cannot be paused while in 'paused' state")
+        self.pauses.append(pause)
+        paused = {"state": SandboxState.PAUSED, "paused_at": NOW, "filesystem_only": not pause.memory}
+        self.sandboxes[sandbox_id] = view.model_copy(update=paused)
+
+    async def resume_sandbox(self, sandbox_id: str, resume: NewResume) -> SandboxView:
+        view = await self.get_sandbox(sandbox_id, team_id=resume.team_id)
+        if view.state is SandboxState.RUNNING:
+            raise Conflict(f"Sandbox {sandbox_id} is already running")
+        return self._resumed(view, resume)
+
+    async def connect_sandbox(self, sandbox_id: str, connect: NewConnect) -> Connected:
+        view = await self.get_sandbox(sandbox_id, team_id=connect.team_id)
+        if view.state is SandboxState.PAUSED:
+            return Connected(sandbox=self._resumed(view, connect), resumed=True)
+        kept = NewTimeout(team_id=connect.team_id, timeout_s=connect.timeout_s, extend_only=True)
+        return Connected(sandbox=await self.set_timeout(sandbox_id, kept), resumed=False)
+
+    def _resumed(self, view: SandboxView, resume: NewResume | NewConnect) -> SandboxView:
+        self.resumes.append(resume)
+        running = {
+            "state": SandboxState.RUNNING,
+            "paused_at": None,
+            "filesystem_only": False,
+            "end_at": NOW + timedelta(seconds=resume.timeout_s),
+        }
+        self.sandboxes[view.sandbox_id] = view.model_copy(update=running)
+        return self.sandboxes[view.sandbox_id]
+
+    async def take_snapshot(self, sandbox_id: str, new: NewSnapshot) -> SnapshotView:
+        view = await self.get_sandbox(sandbox_id, team_id=new.team_id)
+        number = len(self.snapshots)
+        self.snapshots.append(
+            SnapshotView(
+                snapshot_id=f"{view.team_id}/{new.name}:default" if new.name else f"snapshot{number}:default",
+                names=(f"{view.team_id}/{new.name}",) if new.name else (),
+                sandbox_id=sandbox_id,
+                template_id=f"snapshot{number}",
+                build_id="00000000-0000-4000-8000-000000000002",
+                team_slug=view.team_id,
+                taken_at=NOW,
+            )
+        )
+        return self.snapshots[-1]
+
+    async def list_snapshots(
+        self,
+        *,
+        team_id: str | None = None,
+        sandbox_id: str | None = None,
+        name: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> SnapshotPage:
+        wanted = [
+            one
+            for one in self.snapshots
+            if one.team_slug == team_id
+            and sandbox_id in (None, one.sandbox_id)
+            and (name is None or f"{team_id}/{name}" in one.names)
+        ]
+        start = int(cursor or 0)
+        end = start + limit
+        return SnapshotPage(snapshots=tuple(wanted[start:end]), next_cursor=str(end) if end < len(wanted) else None)
+
+    async def fork_sandbox(self, sandbox_id: str, new: NewFork) -> list[Forked]:
+        """Every second copy finds the team full."""
+        view = await self.get_sandbox(sandbox_id, team_id=new.team_id)
+        self.forks.append(new)
+        return [
+            Forked(error=ErrorBody(code=429, message="full"))
+            if number % 2
+            else Forked(sandbox=view.model_copy(update={"sandbox_id": new_sandbox_id()}))
+            for number in range(new.count)
+        ]
+
+    async def set_egress(self, sandbox_id: str, new: NewEgress) -> None:
+        view = await self.get_sandbox(sandbox_id, team_id=new.team_id)
+        rules = {"allow_internet": new.allow_internet, "allow_out": new.allow_out, "deny_out": new.deny_out}
+        self.sandboxes[sandbox_id] = view.model_copy(update=rules)
 
     async def kill_sandbox(self, sandbox_id: str, *, team_id: str | None = None) -> None:
         await self.get_sandbox(sandbox_id, team_id=team_id)

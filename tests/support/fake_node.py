@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,12 +28,20 @@ from appliance.contracts.node import (
     CreateSandbox,
     Deadline,
     MetricSample,
+    NetworkPolicy,
     NodeSandbox,
     NodeSandboxState,
     NodeStatus,
+    Pause,
     Replica,
+    Resume,
+    SandboxLogEntry,
+    Snapshot,
+    SnapshotTaken,
 )
-from appliance.domain.errors import BuildNotFound, CubeError
+from appliance.cubelet.log_store import LogQuery
+from appliance.domain.errors import BuildNotFound, Conflict, CubeError, SandboxNotFound
+from appliance.domain.template import levels_from
 
 
 @dataclass
@@ -49,17 +58,35 @@ class FakeNode:
     requests: dict[str, CreateSandbox] = field(default_factory=dict)
     builds: dict[str, BuildRequest] = field(default_factory=dict)
     logs: dict[str, list[BuildLogEntry]] = field(default_factory=dict)
+    said: dict[str, list[SandboxLogEntry]] = field(default_factory=dict)
+    """Logs of sandboxes, kept when they end."""
     finished: dict[str, BuildState] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     fail_create: CubeError | None = None
     stall_create: asyncio.Event | None = None
     """Creates the sandbox, then keeps the caller waiting until it is set."""
     fail_delete: CubeError | None = None
+    fail_pause: CubeError | None = None
+    fail_resume: CubeError | None = None
+    fail_snapshot: CubeError | None = None
+    stall: asyncio.Event | None = None
+    """Carries out a pause, resume or snapshot, then keeps the caller waiting until it is set."""
+    pauses: dict[str, list[Pause]] = field(default_factory=lambda: defaultdict(list))
+    resumes: dict[str, list[Resume]] = field(default_factory=lambda: defaultdict(list))
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    bases: dict[str, str] = field(default_factory=dict)
+    """Of each snapshot, the build that its sandbox came from."""
+    locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    """Each sandbox does one thing after the other."""
     deleted: list[str] = field(default_factory=list)
     tokens: dict[str, str | None] = field(default_factory=dict)
     """Access tokens given after the create."""
+    policies: dict[str, NetworkPolicy] = field(default_factory=dict)
+    """Network rules given after the create."""
+    fail_network: CubeError | None = None
     samples: dict[str, list[MetricSample]] = field(default_factory=dict)
     builds_started: int = 0
+    addresses: int = 0
 
     def status(self) -> NodeStatus:
         """Return what its next heartbeat says."""
@@ -81,6 +108,56 @@ class FakeNode:
                 if state is BuildState.READY
             ),
         )
+
+    def sandbox(self, sandbox_id: str) -> NodeSandbox:
+        if sandbox_id not in self.sandboxes:
+            raise SandboxNotFound(sandbox_id)
+        return self.sandboxes[sandbox_id]
+
+    def pause(self, sandbox_id: str, *, memory: bool = True) -> None:
+        """Pause it, as the node does by itself when its time is up."""
+        before = self.sandbox(sandbox_id)
+        if before.state is NodeSandboxState.PAUSED:
+            return
+        self.sandboxes[sandbox_id] = before.model_copy(
+            update={
+                "state": NodeSandboxState.PAUSED,
+                "generation": before.generation + 1,
+                "paused_at": datetime.now(UTC),
+                "filesystem_only": not memory,
+                "address": None,
+            }
+        )
+
+    def resume(self, sandbox_id: str, resume: Resume) -> NodeSandbox:
+        before = self.sandbox(sandbox_id)
+        if before.state is NodeSandboxState.RUNNING:
+            return before
+        self.addresses += 1
+        self.sandboxes[sandbox_id] = before.model_copy(
+            update={
+                "state": NodeSandboxState.RUNNING,
+                "generation": before.generation + 1,
+                "paused_at": None,
+                "filesystem_only": False,
+                "address": f"10.88.1.{self.addresses % 250 + 1}",
+                "end_at": resume.end_at,
+            }
+        )
+        return self.sandboxes[sandbox_id]
+
+    def take_snapshot(self, sandbox_id: str, snapshot: Snapshot) -> None:
+        source = self.sandbox(sandbox_id)
+        if source.state is NodeSandboxState.PAUSED:
+            raise Conflict("it is paused")
+        base = self.builds[source.build_id]
+        self.snapshots[snapshot.build_id] = snapshot
+        self.bases[snapshot.build_id] = source.build_id
+        self.builds[snapshot.build_id] = base.model_copy(
+            update={"template_id": snapshot.template_id, "build_id": snapshot.build_id}
+        )
+        self.logs[snapshot.build_id] = []
+        self.finished[snapshot.build_id] = BuildState.READY
 
     def log(self, build_id: str, message: str) -> None:
         self.logs[build_id].append(BuildLogEntry(timestamp=datetime.now(UTC), message=message))
@@ -122,9 +199,54 @@ class FakeNode:
                 await self.stall_create.wait()
             return made
 
+        @app.get("/v1/sandboxes/{sandbox_id}")
+        async def get(sandbox_id: str) -> NodeSandbox:
+            return self.sandbox(sandbox_id)
+
+        @app.post("/v1/sandboxes/{sandbox_id}/pause", status_code=204)
+        async def pause(sandbox_id: str, new: Pause) -> Response:
+            async with self.locks[sandbox_id]:
+                await asyncio.sleep(0)
+                self.sandbox(sandbox_id)
+                if self.fail_pause:
+                    raise self.fail_pause
+                self.pauses[sandbox_id].append(new)
+                self.pause(sandbox_id, memory=new.memory)
+            if self.stall:
+                await self.stall.wait()
+            return Response(status_code=204)
+
+        @app.post("/v1/sandboxes/{sandbox_id}/resume")
+        async def resume(sandbox_id: str, new: Resume) -> NodeSandbox:
+            async with self.locks[sandbox_id]:
+                await asyncio.sleep(0)
+                self.sandbox(sandbox_id)
+                if self.fail_resume:
+                    raise self.fail_resume
+                self.resumes[sandbox_id].append(new)
+                made = self.resume(sandbox_id, new)
+            if self.stall:
+                await self.stall.wait()
+            return made
+
+        @app.post("/v1/sandboxes/{sandbox_id}/snapshot", status_code=201)
+        async def snapshot(sandbox_id: str, new: Snapshot) -> SnapshotTaken:
+            async with self.locks[sandbox_id]:
+                await asyncio.sleep(0)
+                self.sandbox(sandbox_id)
+                if self.fail_snapshot:
+                    raise self.fail_snapshot
+                if new.build_id not in self.snapshots:
+                    self.take_snapshot(sandbox_id, new)
+            if self.stall:
+                await self.stall.wait()
+            return SnapshotTaken(build_id=new.build_id, envd_version="0.6.13", disk_size_mib=1500)
+
         @app.put("/v1/sandboxes/{sandbox_id}/deadline", status_code=204)
         async def deadline(sandbox_id: str, new: Deadline) -> Response:
-            before = self.sandboxes[sandbox_id]
+            before = self.sandbox(sandbox_id)
+            if before.state is NodeSandboxState.PAUSED:
+                raise Conflict(f"sandbox '{sandbox_id}' is paused")
             self.sandboxes[sandbox_id] = before.model_copy(update={"end_at": new.end_at})
             return Response(status_code=204)
 
@@ -133,6 +255,13 @@ class FakeNode:
             self.tokens[sandbox_id] = new.access_token
             before = self.sandboxes[sandbox_id]
             self.sandboxes[sandbox_id] = before.model_copy(update={"sampled": True})
+            return Response(status_code=204)
+
+        @app.put("/v1/sandboxes/{sandbox_id}/network", status_code=204)
+        async def network(sandbox_id: str, new: NetworkPolicy) -> Response:
+            if self.fail_network:
+                raise self.fail_network
+            self.policies[sandbox_id] = new
             return Response(status_code=204)
 
         @app.get("/v1/sandboxes/{sandbox_id}/metrics")
@@ -145,6 +274,20 @@ class FakeNode:
                 if (start is None or start <= one.at) and (end is None or one.at <= end)
             ]
 
+        @app.get("/v1/sandboxes/{sandbox_id}/logs")
+        async def said(
+            sandbox_id: str,
+            *,
+            at: datetime | None = None,
+            backward: bool = False,
+            limit: int = 1000,
+            level: str | None = None,
+            search: str | None = None,
+        ) -> list[SandboxLogEntry]:
+            query = LogQuery(at=at, backward=backward, limit=limit, levels=levels_from(level), search=search)
+            found = [entry for entry in self.said.get(sandbox_id, ()) if query.matches(entry)]
+            return found[::-1][:limit] if backward else found[:limit]
+
         @app.get("/v1/sandbox-metrics")
         async def latest_metrics(sandbox_ids: str) -> dict[str, MetricSample]:
             return {one: self.samples[one][-1] for one in sandbox_ids.split(",") if one in self.samples}
@@ -153,8 +296,9 @@ class FakeNode:
         async def delete(sandbox_id: str) -> Response:
             if self.fail_delete:
                 raise self.fail_delete
-            self.deleted.append(sandbox_id)
-            self.sandboxes.pop(sandbox_id, None)
+            async with self.locks[sandbox_id]:
+                self.deleted.append(sandbox_id)
+                self.sandboxes.pop(sandbox_id, None)
             return Response(status_code=204)
 
         @app.post("/v1/builds", status_code=202)
@@ -180,8 +324,14 @@ class FakeNode:
 
         @app.delete("/v1/templates/{template_id}/builds/{build_id}", status_code=204)
         async def delete_build(template_id: str, build_id: str) -> Response:
+            if any(one.build_id == build_id for one in self.sandboxes.values()):
+                raise Conflict(f"sandboxes of build '{build_id}' run")
+            if build_id in self.bases.values():
+                raise Conflict(f"snapshots need build '{build_id}'")
             self.builds.pop(build_id, None)
             self.finished.pop(build_id, None)
+            self.snapshots.pop(build_id, None)
+            self.bases.pop(build_id, None)
             return Response(status_code=204)
 
         return app

@@ -9,12 +9,12 @@ import sys
 import venv
 from pathlib import Path
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cube" / "sdk"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cube" / "sdk"
 
 
 def sdk_python(*requirements: str) -> Path:
     """Return the interpreter of an environment with exactly these pinned requirements, made on first use."""
-    directory = _CACHE / f"py{sys.version_info.major}.{sys.version_info.minor}" / "+".join(requirements)
+    directory = CACHE / f"py{sys.version_info.major}.{sys.version_info.minor}" / "+".join(requirements)
     python = directory / "bin" / "python"
     if (directory / "complete").exists():
         return python

@@ -13,6 +13,7 @@ from appliance.contracts import e2b
 from appliance.contracts.master import NewTimeout, ResolvedKey, SandboxState
 from appliance.cubeapi import mapping
 from appliance.cubeapi.auth import Authenticator
+from appliance.cubeapi.routes import lifecycle, snapshots
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain.errors import InvalidRequest, TemplateNotFound
 
@@ -24,6 +25,8 @@ _DEFAULT_TIMEOUT_V2_S = 300
 def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiSettings) -> APIRouter:
     routes = APIRouter()
     key_of = Depends(authenticate)
+    routes.include_router(lifecycle.router(master, authenticate, settings))
+    routes.include_router(snapshots.router(master, authenticate, settings))
 
     async def create(
         body: e2b.NewSandbox, key: ResolvedKey, *, secure: bool, default_timeout: int, idempotency_key: str | None
@@ -67,7 +70,7 @@ def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiS
     @routes.get("/sandboxes", response_model_exclude_none=True)
     async def list_v1(key: Annotated[ResolvedKey, key_of], metadata: str = "") -> list[e2b.ListedSandbox]:
         page = await master.list_sandboxes(
-            team_id=key.team_id, states=(SandboxState.RUNNING,), metadata=mapping.metadata_filter(metadata)
+            team_id=key.team_id, states=mapping.PUBLIC_STATES["running"], metadata=mapping.metadata_filter(metadata)
         )
         return [mapping.listed_sandbox(view) for view in page.sandboxes]
 
@@ -153,24 +156,9 @@ def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiS
         )
         return Response(status_code=204)
 
-    async def connect(path_id: str, timeout_s: int, memory: bool | None, key: ResolvedKey) -> e2b.Sandbox:
-        if memory is False:
-            raise InvalidRequest("memory is not supported by this release; leave it out")
-        seconds = mapping.new_timeout_s(timeout_s, max_hours=settings.max_timeout_hours)
-        view = await master.set_timeout(
-            mapping.sandbox_id(path_id), NewTimeout(team_id=key.team_id, timeout_s=seconds, extend_only=True)
-        )
-        return mapping.sandbox(view, domain=settings.domain)
-
-    @routes.post("/sandboxes/{path_id}/connect", response_model_exclude_none=True)
-    async def connect_v1(path_id: str, body: e2b.ConnectV1, key: Annotated[ResolvedKey, key_of]) -> e2b.Sandbox:
-        return await connect(path_id, body.timeout, body.memory, key)
-
-    @routes.post("/v2/sandboxes/{path_id}/connect", response_model_exclude_none=True)
-    async def connect_v2(
-        path_id: str, key: Annotated[ResolvedKey, key_of], body: e2b.ConnectV2 | None = None
-    ) -> e2b.Sandbox:
-        request = body or e2b.ConnectV2()
-        return await connect(path_id, request.timeout, request.memory, key)
+    @routes.put("/sandboxes/{path_id}/network", status_code=204)
+    async def set_network(path_id: str, body: e2b.NetworkUpdate, key: Annotated[ResolvedKey, key_of]) -> Response:
+        await master.set_egress(mapping.sandbox_id(path_id), mapping.new_egress(body, team_id=key.team_id))
+        return Response(status_code=204)
 
     return routes

@@ -17,9 +17,10 @@ from appliance.cubelet.builds.finalize import FinalizeDeadlines, Finalizer, Star
 from appliance.cubelet.builds.machine import BuildMachine, BuildMachines
 from appliance.cubelet.builds.origin import Origin, Origins
 from appliance.cubelet.builds.progress import FINALIZE, Build
-from appliance.cubelet.builds.stepping import Stepping, written_out
+from appliance.cubelet.builds.stepping import Stepping
 from appliance.cubelet.services.machines import WARM_UP
-from appliance.cubelet.services.template_store import DEVICE_STATE, UPPER, TemplateMeta, TemplateStore
+from appliance.cubelet.services.template_meta import TemplateMeta
+from appliance.cubelet.services.template_store import DEVICE_STATE, UPPER, TemplateStore
 from appliance.domain.errors import DeadlineExceeded, GuestFailure
 from appliance.domain.ids import BuildId, TemplateId
 from appliance.hypervisor.base import Hypervisor
@@ -33,7 +34,6 @@ class BuildDeadlines:
     boot: timedelta
     ready: timedelta
     init: timedelta
-    image: timedelta
     whole: timedelta
 
 
@@ -97,7 +97,7 @@ class Builder:
                 startup, env = startup_of_steps(request, context, origin.startup), dict(context.env)
                 user, workdir = context.user, context.workdir
             build.step = FINALIZE
-            written_out = await self._finalize(build, machine.guest, startup)
+            await self._finalize(build, machine.guest, startup)
             meta = TemplateMeta(
                 template_id=TemplateId(request.template_id),
                 build_id=BuildId(request.build_id),
@@ -113,7 +113,7 @@ class Builder:
                 default_workdir=workdir,
                 start=startup.start,
                 ready=startup.ready,
-                disk_is_whole=written_out,
+                disk_is_whole=True,
             )
             await self._snapshot(build, machine, workspace, meta)
 
@@ -123,8 +123,8 @@ class Builder:
         else:
             await self._disks.clone_upper(source, path)
 
-    async def _finalize(self, build: Build, guest: GuestClient, startup: Startup) -> bool:
-        """Start what the template runs, and return whether the guest has written all to its disk."""
+    async def _finalize(self, build: Build, guest: GuestClient, startup: Startup) -> None:
+        """Start what the template runs, and make the guest write all to its disk."""
         finalizer = Finalizer(
             build, guest, FinalizeDeadlines(command=self._deadlines.init, ready=self._deadlines.ready)
         )
@@ -137,7 +137,8 @@ class Builder:
                 await guest.run(WARM_UP, deadline=self._deadlines.init)
         except GuestFailure as error:
             log.debug("warm_up_without_shell", error=error.message)
-        return await written_out(guest, deadline=self._deadlines.boot)
+        # Another build may start from a copy of this disk.
+        await guest.flush(deadline=self._deadlines.boot)
 
     async def _snapshot(self, build: Build, machine: BuildMachine, workspace: Path, template: TemplateMeta) -> None:
         await machine.guest.close()

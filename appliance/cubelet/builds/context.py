@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from appliance.cubelet.services.template_store import TemplateMeta
+from appliance.cubelet.services.template_meta import TemplateMeta
 from appliance.storage.base import ImageConfig
 
 DEFAULT_USER = "user"

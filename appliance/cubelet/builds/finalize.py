@@ -13,7 +13,7 @@ from appliance.cubelet.builds.accounts import script
 from appliance.cubelet.builds.context import StepContext, environment
 from appliance.cubelet.builds.progress import Build
 from appliance.cubelet.builds.shell import GuestShell
-from appliance.cubelet.services.template_store import Readiness, StartCommand
+from appliance.cubelet.services.template_meta import Readiness, StartCommand
 from appliance.domain.errors import GuestFailure, GuestRefused
 from appliance.storage.base import ImageConfig
 

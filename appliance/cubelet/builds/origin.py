@@ -10,7 +10,8 @@ from pathlib import Path
 from appliance.cubelet.builds.context import StepContext, of_image, of_template
 from appliance.cubelet.builds.finalize import Startup
 from appliance.cubelet.builds.progress import Build
-from appliance.cubelet.services.template_store import Readiness, ReadyTemplate, TemplateStore
+from appliance.cubelet.services.template_meta import Readiness
+from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
 from appliance.domain.errors import DeadlineExceeded, InvalidRequest, TemplateNotReady
 from appliance.domain.ids import BuildId
 from appliance.storage.base import ImageConfig, ImageStore, RegistryCredentials
@@ -44,8 +45,8 @@ class Origins:
             raise TemplateNotReady(build_id, "not on this node")
         if not template.meta.disk_is_whole:
             raise InvalidRequest(
-                f"build '{build_id}' cannot be built upon: its disk was not written out when it was made, because its "
-                "image has no `sync` or an older release made it; build it again"
+                f"build '{build_id}' cannot be built upon, because its disk was not written out when it was made: it "
+                "is a snapshot with memory, or of an older release; take one without memory, or build it again"
             )
         return template
 

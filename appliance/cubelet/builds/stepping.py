@@ -9,7 +9,6 @@ from pathlib import Path
 
 import structlog
 
-from appliance.clients.guest import GuestClient
 from appliance.cubelet.builds.context import StepContext
 from appliance.cubelet.builds.machine import BuildMachine
 from appliance.cubelet.builds.origin import Origin
@@ -19,7 +18,7 @@ from appliance.cubelet.builds.step_cache import StepCache
 from appliance.cubelet.builds.step_keys import is_worth_keeping, reusable_steps, step_keys
 from appliance.cubelet.builds.steps import Step
 from appliance.cubelet.metrics import CubeletMetrics
-from appliance.domain.errors import GuestFailure, StorageFailure
+from appliance.domain.errors import StorageFailure
 from appliance.hypervisor.base import Hypervisor
 from appliance.storage.base import DiskStore
 
@@ -96,8 +95,7 @@ class Stepping:
         """Keep the disk as it is now. A build does not fail for want of room to make the next one faster."""
         if not self._cache.has_room_for(disk):
             return
-        if not await written_out(machine.guest, deadline=self._control_deadline):
-            return
+        await machine.guest.flush(deadline=self._control_deadline)
 
         async def copy_to(path: Path) -> None:
             await self._hypervisor.pause(machine.vm, deadline=self._control_deadline)
@@ -110,13 +108,3 @@ class Stepping:
             await self._cache.keep(key, build.request.template_id, context, copy_to)
         except (StorageFailure, OSError) as error:
             log.warning("step_not_kept", build_id=build.request.build_id, step=build.step, error=str(error))
-
-
-async def written_out(guest: GuestClient, *, deadline: timedelta) -> bool:
-    """Make the guest write to its disk what programs have written so far; False where its image cannot."""
-    try:
-        done = await guest.run(("sync",), deadline=deadline, user="root", cwd="/")
-    except GuestFailure as error:
-        log.debug("no_sync_in_image", error=error.message)
-        return False
-    return done.exit_code == 0

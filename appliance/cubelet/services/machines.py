@@ -8,22 +8,26 @@ import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from appliance.clients.guest import GuestClient, Identity
 from appliance.common.clock import Clock
 from appliance.cubelet.runtime import RecordStore, Stage, VmRecord
+from appliance.cubelet.services.booting import Boots
 from appliance.cubelet.services.taps import TapPool
-from appliance.cubelet.services.template_store import ReadyTemplate
-from appliance.cubevs.base import GUEST_MAC, Switch, Tap
+from appliance.cubelet.services.template_meta import TemplateMeta
+from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
+from appliance.cubevs.base import GUEST_MAC, EgressPolicy, Switch, Tap
 from appliance.domain.errors import GuestFailure
-from appliance.domain.ids import VmId
-from appliance.hypervisor.base import Confinement, Disk, Hypervisor, Nic, VmProcess, VmSpec, VmState
+from appliance.domain.ids import SandboxId, VmId
+from appliance.hypervisor.base import Confinement, Disk, Hypervisor, Nic, Snapshot, VmProcess, VmSpec, VmState
+from appliance.hypervisor.deadlines import together
 from appliance.storage.base import DiskStore
 
 log = structlog.get_logger()
@@ -40,12 +44,13 @@ class Machine:
     """A VM that exists: its newest record and the connection to its agent."""
 
     record: VmRecord
+    tap: Tap
     process: VmProcess
     guest: GuestClient
 
 
 class Machines:
-    """Makes and destroys VMs. `clone` either returns one or leaves nothing; `destroy` may be repeated."""
+    """Makes and destroys VMs. `new` either returns one or leaves nothing; `destroy` may be repeated."""
 
     def __init__(
         self,
@@ -55,6 +60,8 @@ class Machines:
         disks: DiskStore,
         taps: TapPool,
         records: RecordStore,
+        templates: TemplateStore,
+        boots: Boots,
         clock: Clock,
         run_dir: Path,
         node_address: IPv4Address,
@@ -68,6 +75,8 @@ class Machines:
         self._disks = disks
         self._taps = taps
         self._records = records
+        self._templates = templates
+        self._boots = boots
         self._clock = clock
         self._run_dir = run_dir
         self._node_address = node_address
@@ -76,8 +85,8 @@ class Machines:
         self._restore_deadline = restore_deadline
         self._init_deadline = init_deadline
 
-    async def clone(self, template: ReadyTemplate) -> Machine:
-        """Restore a template as a new VM and leave it paused, with stage PREPARING."""
+    async def new(self, template: ReadyTemplate) -> Machine:
+        """Make a VM of a template and leave it paused, with stage PREPARING."""
         async with AsyncExitStack() as undo:
             tap = await self._taps.acquire()
             undo.push_async_callback(self._taps.release, tap)
@@ -86,40 +95,128 @@ class Machines:
                 template_id=template.template_id,
                 build_id=template.build_id,
                 envd_version=template.meta.envd_version,
-                uid=self.uid_of(tap),
-                tap_name=tap.name,
-                tap_ifindex=tap.ifindex,
-                address=tap.address,
+                meta=template.meta,
                 boot_id=self._boot_id,
                 stage=Stage.PREPARING,
+                **behind(tap),
             )
             undo.callback(self._records.delete, record.vm_id)
             self._records.create(record)
-            upper = self._records.upper(record.vm_id)
-            await self._disks.clone_upper(template.upper, upper)
+            await self._disks.clone_upper(template.upper, self._records.upper(record.vm_id))
             undo.callback(self.remove_runtime_dir, record.vm_id)
-            process = await self._clone_vm(template, record, upper)
-            undo.push_async_callback(self._hypervisor.stop, process)
-            record = self.save(record.model_copy(update={"process": process}))
+            if template.snapshot is None:
+                record, base = await self.boot(record, tap)
+            else:
+                record, base = self._own_memory(record, template, template.snapshot)
+            machine = await self.restore(record, tap, base)
             undo.pop_all()
-        return Machine(record=record, process=process, guest=GuestClient(record.address))
+        return machine
 
-    async def _clone_vm(self, template: ReadyTemplate, record: VmRecord, upper: Path) -> VmProcess:
-        tap_fd = self._switch.open_tap(record.tap)
+    async def restore(self, record: VmRecord, tap: Tap, snapshot: Snapshot) -> Machine:
+        """Clone `snapshot` onto the VM's own disk, behind `tap`, and leave it paused. On failure no process is left."""
+        tap_fd = self._switch.open_tap(tap)
         try:
-            spec = VmSpec(
-                vm_id=record.vm_id,
-                vcpus=template.meta.vcpus,
-                memory_mib=template.meta.memory_mib,
-                memory_file=template.snapshot.memory_file,
-                disks=guest_disks(template.agent_disk, upper, template.layers),
-                nic=Nic(tap_fd=tap_fd, mac=GUEST_MAC),
-                runtime_dir=self.make_runtime_dir(record.vm_id),
-                confinement=Confinement(uid=record.uid, gid=record.uid),
-            )
-            return await self._hypervisor.clone(spec, template.snapshot, deadline=self._restore_deadline)
+            spec = replace(self._spec(record, tap, snapshot.memory_file), nic=Nic(tap_fd=tap_fd, mac=GUEST_MAC))
+            process = await self._hypervisor.clone(spec, snapshot, deadline=self._restore_deadline)
         finally:
             os.close(tap_fd)
+        try:
+            record = self.save(record.model_copy(update={"process": process, "machine": snapshot.machine}))
+        except BaseException:
+            await asyncio.shield(self._hypervisor.stop(process))
+            raise
+        return Machine(record=record, tap=tap, process=process, guest=GuestClient(tap.address))
+
+    async def flush(
+        self, record: VmRecord, tap: Tap, snapshot: Snapshot, *, deadline: timedelta
+    ) -> dict[str, str] | None:
+        """Let a VM run as it was saved for as long as it takes its guest to write its files to its disk, and end it.
+
+        Returns the guest's variables; None where it does not answer: then the disk is as the guest left it.
+        """
+        machine = await self.restore(record, tap, snapshot)
+        try:
+            # Not admitted, the guest reaches nobody meanwhile but with its answer.
+            await self._hypervisor.resume(machine.process, deadline=self._restore_deadline)
+            return await machine.guest.flush(deadline=deadline)
+        except GuestFailure as error:
+            log.warning("guest_not_flushed", vm_id=record.vm_id, error=error.message)
+            return None
+        finally:
+            await machine.guest.close()
+            await self._hypervisor.stop(machine.process)
+            self.remove_runtime_dir(record.vm_id)
+
+    async def boot(self, record: VmRecord, tap: Tap) -> tuple[VmRecord, Snapshot]:
+        """Boot the VM's disk, and return the record and the base that it is to be restored from."""
+        name = f"boot-{record.generation}"
+        memory = self._records.memory(record.vm_id, name)
+        memory.parent.mkdir(mode=0o700, exist_ok=True)
+        memory.unlink(missing_ok=True)
+        # The devices' state is beside it only until the clone that follows has read it.
+        snapshot = await self._boots.base(self._spec(record, tap, memory), tap, memory.parent)
+        self.remove_runtime_dir(record.vm_id)
+        return self.save(record.model_copy(update={"own_memory": name})), snapshot
+
+    def base_of(self, record: VmRecord) -> Snapshot:
+        """Return the base that changed pages of the VM are changes of."""
+        meta = meta_of(record)
+        own = record.own_memory
+        return Snapshot(
+            memory_file=self._records.memory(record.vm_id, own) if own is not None else self._templates.memory_of(meta),
+            device_state=Path("/nonexistent"),
+            machine=record.machine,
+            vcpus=meta.vcpus,
+            memory_mib=meta.memory_mib,
+        )
+
+    def _own_memory(self, record: VmRecord, template: ReadyTemplate, snapshot: Snapshot) -> tuple[VmRecord, Snapshot]:
+        """Let the VM keep the RAM of a snapshot that has its own, since the snapshot may be deleted before the VM."""
+        if template.pooled or template.meta.base_memory:
+            return record, snapshot
+        memory = self._records.memory(record.vm_id, "snapshot")
+        memory.parent.mkdir(mode=0o700)
+        os.link(snapshot.memory_file, memory)
+        return record.model_copy(update={"own_memory": memory.name}), replace(snapshot, memory_file=memory)
+
+    def _spec(self, record: VmRecord, tap: Tap, memory_file: Path) -> VmSpec:
+        meta = meta_of(record)
+        uid = self.uid_of(tap)
+        return VmSpec(
+            vm_id=record.vm_id,
+            vcpus=meta.vcpus,
+            memory_mib=meta.memory_mib,
+            memory_file=memory_file,
+            disks=guest_disks(
+                Path(meta.agent_disk), self._records.upper(record.vm_id), self._templates.layers_of(meta)
+            ),
+            nic=None,
+            runtime_dir=self.make_runtime_dir(record.vm_id),
+            confinement=Confinement(uid=uid, gid=uid),
+        )
+
+    async def hand_over(self, machine: Machine, identity: Identity, egress: EgressPolicy) -> None:
+        """Let a paused VM run as what `identity` says. Returns once its guest has acknowledged it."""
+        # All at once: what the guest sends before it is admitted is dropped, but for its answers to this node, and
+        # what is sent to it before it runs waits in its tap.
+        await together(
+            self._switch.admit(machine.tap, SandboxId(identity.sandbox_id), egress),
+            self._hypervisor.resume(machine.process, deadline=self._restore_deadline),
+            machine.guest.init(identity, deadline=self._init_deadline),
+        )
+
+    async def start_services(self, machine: Machine, access_token: str | None) -> None:
+        """Start what the template starts, in a guest that has been booted."""
+        start = meta_of(machine.record).start
+        if start is not None:
+            await machine.guest.start(
+                start.argv,
+                deadline=self._init_deadline,
+                access_token=access_token,
+                user=start.user,
+                envs=start.env,
+                cwd=start.working_dir,
+            )
 
     async def warm(self, machine: Machine, template: ReadyTemplate) -> None:
         """Do a few times what an owner will do first, and pause it again: the next time it costs a tenth."""
@@ -174,6 +271,11 @@ class Machines:
         self._records.save(record)
         return record
 
+    async def discard(self, machine: Machine) -> None:
+        """Destroy a VM that nobody needs, with our connection to it."""
+        await machine.guest.close()
+        await self.destroy(machine.record)
+
     async def destroy_newest(self, vm_id: VmId) -> None:
         """Destroy a VM by what its record on disk says now. Absent VMs are success."""
         record = self._records.read(vm_id)
@@ -182,13 +284,42 @@ class Machines:
 
     async def destroy(self, record: VmRecord, *, before_forgetting: Callable[[], None] | None = None) -> None:
         """End the VM and free everything it holds, its record last. What is already gone is success."""
-        if record.process is not None:
-            await self._hypervisor.stop(record.process)
-        await self._taps.release(record.tap)
-        self.remove_runtime_dir(record.vm_id)
+        await self._free(record)
         if before_forgetting is not None:
             before_forgetting()
         await asyncio.to_thread(self._records.delete, record.vm_id)
+
+    async def settle(self, record: VmRecord) -> VmRecord:
+        """Leave nothing of a VM but what is saved of it, and record it as paused, durably. Safe to repeat."""
+        await self._free(record)
+        await asyncio.to_thread(self._records.upper(record.vm_id).unlink, missing_ok=True)
+        saved = self._records.read_saved(record.vm_id)
+        record = record.model_copy(
+            update={
+                "stage": Stage.PAUSED,
+                "generation": record.generation + (record.stage is Stage.PAUSING),
+                "paused_at": saved.paused_at,
+                "filesystem_only": saved.filesystem_only,
+                "own_memory": saved.own_memory,
+                "machine": saved.machine,
+                "process": None,
+                "tap_name": None,
+                "tap_ifindex": None,
+                "address": None,
+            }
+        )
+        await asyncio.to_thread(self._records.save_durably, record)
+        await asyncio.to_thread(self._records.sweep, record)
+        return record
+
+    async def _free(self, record: VmRecord) -> None:
+        """Free what a VM holds besides its files."""
+        if record.process is not None:
+            await self._hypervisor.stop(record.process)
+        # Taps of an earlier boot are gone, and their names may be others' now.
+        if record.tap is not None and record.boot_id == self._boot_id:
+            await self._taps.release(record.tap)
+        self.remove_runtime_dir(record.vm_id)
 
     def uid_of(self, tap: Tap) -> int:
         """Return the user a VMM on this tap runs as: one a tap, so that no two VMMs may touch each other."""
@@ -201,6 +332,18 @@ class Machines:
 
     def remove_runtime_dir(self, vm_id: VmId) -> None:
         shutil.rmtree(self._run_dir / vm_id, ignore_errors=True)
+
+
+def meta_of(record: VmRecord) -> TemplateMeta:
+    """Return what a sandbox's VM was made from."""
+    if record.meta is None:
+        raise ValueError(f"VM {record.vm_id} was not made from a build")
+    return record.meta
+
+
+def behind(tap: Tap) -> dict[str, Any]:
+    """Return the fields of a record that name its tap."""
+    return {"tap_name": tap.name, "tap_ifindex": tap.ifindex, "address": tap.address}
 
 
 def new_vm_id() -> VmId:

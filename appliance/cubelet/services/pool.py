@@ -75,14 +75,14 @@ class Pool:
                 if not await self._machines.alive(machine) and machine in waiting:
                     waiting.remove(machine)
                     log.warning("pool_vm_died", vm_id=machine.record.vm_id)
-                    await self._discard(machine)
+                    await self._machines.discard(machine)
         while (evict := to_evict(self._states(), total=self._total)) is not None:
-            await self._discard(self._waiting[BuildId(evict)].pop())
+            await self._machines.discard(self._waiting[BuildId(evict)].pop())
 
     async def drop(self, build_id: BuildId) -> None:
         """Destroy every waiting VM of one template."""
         for machine in self._waiting.pop(build_id, ()):
-            await self._discard(machine)
+            await self._machines.discard(machine)
 
     async def close(self) -> None:
         """Close the connections to waiting VMs, which go on waiting for the next Cubelet."""
@@ -91,25 +91,21 @@ class Pool:
                 await machine.guest.close()
 
     async def _add(self, template: ReadyTemplate) -> None:
-        machine = await self._machines.clone(template)
+        machine = await self._machines.new(template)
         try:
             await self._machines.warm(machine, template)
             machine.record = self._machines.save(machine.record.model_copy(update={"stage": Stage.WAITING}))
         except BaseException:
-            await self._discard(machine)
+            await self._machines.discard(machine)
             raise
         self._put(machine)
         log.info("pool_vm_ready", build_id=template.build_id, waiting=self.waiting(template.build_id))
-
-    async def _discard(self, machine: Machine) -> None:
-        await machine.guest.close()
-        await self._machines.destroy(machine.record)
 
     def _put(self, machine: Machine) -> None:
         self._waiting.setdefault(BuildId(machine.record.build_id), deque()).append(machine)
 
     def _states(self) -> list[PoolState]:
-        builds: Iterable[BuildId] = {t.build_id for t in self._templates.all()} | set(self._waiting)
+        builds: Iterable[BuildId] = {t.build_id for t in self._templates.all() if t.pooled} | set(self._waiting)
         return [
             PoolState(
                 build_id=build,

@@ -20,6 +20,7 @@ import structlog
 from appliance.clients.guest import GuestClient, Usage
 from appliance.common.clock import Clock
 from appliance.cubelet.runtime import Stage, VmRecord
+from appliance.cubelet.services.log_collector import LogCollector
 from appliance.domain.errors import GuestFailure
 from appliance.domain.ids import SandboxId
 
@@ -54,7 +55,8 @@ class _Watched:
 
 
 class Sampler:
-    def __init__(self, sandboxes: LiveSandboxes, clock: Clock, *, interval: timedelta) -> None:
+    def __init__(self, sandboxes: LiveSandboxes, logs: LogCollector, clock: Clock, *, interval: timedelta) -> None:
+        self._logs = logs
         self._sandboxes = sandboxes
         self._clock = clock
         self._interval = interval
@@ -68,6 +70,8 @@ class Sampler:
             self._watched[sandbox_id] = _Watched(access_token)
         else:
             watched.access_token = access_token
+        if record.sandbox is not None:
+            self._logs.follow(sandbox_id, access_token, started_at=record.sandbox.started_at)
 
     def watches(self, record: VmRecord) -> bool:
         return _id(record) in self._watched
@@ -77,6 +81,7 @@ class Sampler:
         live = {_id(record): record for record in self._sandboxes.list()}
         for gone in self._watched.keys() - live.keys():
             del self._watched[gone]
+            self._logs.forget(gone)
         now = self._clock.monotonic()
         slots = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as group:
@@ -96,22 +101,24 @@ class Sampler:
         return _unpacked(watched.samples[-1]) if watched is not None and watched.samples else None
 
     async def _sample(self, record: VmRecord, watched: _Watched, slots: asyncio.Semaphore) -> None:
+        if record.address is None:
+            return
         async with slots:
             # A connection for one question: none of ours stays open in a guest that has an owner.
             guest = GuestClient(record.address)
             try:
-                usage = await guest.usage(access_token=watched.access_token, deadline=_DEADLINE)
+                usage, log_end = await guest.usage(access_token=watched.access_token, deadline=_DEADLINE)
+                watched.failures = 0
+                watched.samples.append(_PACKED.pack(self._clock.now().timestamp(), *astuple(usage)))
+                await self._logs.collect(_id(record), guest, log_end)
             except GuestFailure as error:
                 watched.failures += 1
                 pause = min(self._interval * 2 ** min(watched.failures, 10), _MAX_PAUSE)
                 watched.not_before = self._clock.monotonic() + pause.total_seconds()
                 if watched.failures == 1:
                     log.info("guest_not_sampled", vm_id=record.vm_id, error=error.message)
-                return
             finally:
                 await guest.close()
-        watched.failures = 0
-        watched.samples.append(_PACKED.pack(self._clock.now().timestamp(), *astuple(usage)))
 
 
 def _id(record: VmRecord) -> SandboxId:

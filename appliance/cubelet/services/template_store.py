@@ -1,8 +1,8 @@
-"""Templates that are ready on this node: one directory a build, complete or absent.
+"""Builds that are ready on this node: one directory each, complete or absent.
 
 <root>/<build_id>/meta.json      TemplateMeta, written last
-                  memory         RAM, mapped copy-on-write by every clone
-                  device_state   the VMM's own
+                  memory         RAM, mapped copy-on-write by every clone; a snapshot most often has its base's instead
+                  device_state   the VMM's own; in a snapshot vm/device-state, beside the pages that it changed
                   upper.img      writable disk at the moment of the snapshot, copied for every clone
 """
 
@@ -10,78 +10,31 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from appliance.cubelet.services.template_meta import BuildKind, TemplateMeta
 from appliance.domain.ids import BuildId, TemplateId
 from appliance.hypervisor.base import Snapshot
 
 log = structlog.get_logger()
 
 MEMORY, DEVICE_STATE, UPPER = "memory", "device_state", "upper.img"
-
-
-class StartCommand(BaseModel):
-    """What a template has running when its snapshot is taken."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    argv: tuple[str, ...]
-    user: str | None = None
-    env: dict[str, str] = Field(default_factory=dict)
-    working_dir: str | None = None
-
-
-class Readiness(BaseModel):
-    """How it is known that a template is ready for its snapshot."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    command: str | None = None
-    """Shell command that exits 0 then."""
-    user: str | None = None
-    env: dict[str, str] = Field(default_factory=dict)
-    working_dir: str | None = None
-    probe_port: int | None = None
-
-
-class TemplateMeta(BaseModel):
-    """What must be known of a build besides its files. Readable by this release and the one before."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    version: Literal[1] = 1
-    template_id: TemplateId
-    build_id: BuildId
-    machine: str
-    vcpus: int
-    memory_mib: int
-    disk_size_mib: int
-    layers: tuple[str, ...]
-    """File names in the layer store, lowest first."""
-    agent_disk: str
-    """The agent disk the guest was booted with: a path that stays for as long as a build uses it."""
-    envd_version: str
-    env: dict[str, str] = Field(default_factory=dict)
-    default_user: str | None = None
-    default_workdir: str | None = None
-    start: StartCommand | None = None
-    ready: Readiness = Readiness()
-    """This and `start` are those of a template that is built from this one, unless it has its own."""
-    disk_is_whole: bool = False
-    """Whether the guest had written all to `upper.img`, so that another build may boot from a copy of it."""
+BOOTED = (MEMORY, DEVICE_STATE, UPPER)
+"""The files of a build that was booted for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyTemplate:
-    """A build that sandboxes can be cloned from."""
+    """A build that sandboxes can be made from."""
 
     meta: TemplateMeta
-    snapshot: Snapshot
+    snapshot: Snapshot | None
+    """None: it has no RAM, and its sandboxes boot."""
     upper: Path
     layers: tuple[Path, ...]
     agent_disk: Path
@@ -93,6 +46,11 @@ class ReadyTemplate:
     @property
     def build_id(self) -> BuildId:
         return self.meta.build_id
+
+    @property
+    def pooled(self) -> bool:
+        """Whether VMs of it wait for a create: a snapshot may be used once or never."""
+        return self.meta.kind is BuildKind.TEMPLATE
 
 
 class TemplateStore:
@@ -123,22 +81,32 @@ class TemplateStore:
     def all(self) -> tuple[ReadyTemplate, ...]:
         return tuple(self._ready.values())
 
-    def workspace(self, build_id: BuildId) -> Path:
+    def layers_of(self, meta: TemplateMeta) -> tuple[Path, ...]:
+        return tuple(self._layers / name for name in meta.layers)
+
+    def memory_of(self, meta: TemplateMeta) -> Path:
+        """Return the file that RAM of VMs made from this build is based on."""
+        return self._root / meta.memory_build_id / MEMORY
+
+    def workspace(self, build_id: BuildId, *, mode: int = 0o711) -> Path:
         """Return a new directory to build in; only `publish` makes it a template."""
         path = self._root / f".{build_id}"
         shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(mode=0o711)
+        path.mkdir(mode=mode)
         return path
 
-    def publish(self, workspace: Path, meta: TemplateMeta) -> ReadyTemplate:
-        """Turn a workspace with `memory`, `device_state` and `upper.img` into a template, at once or not at all."""
-        for name in (MEMORY, DEVICE_STATE, UPPER):
+    def publish(self, workspace: Path, meta: TemplateMeta, files: Sequence[str] = BOOTED) -> ReadyTemplate:
+        """Turn a workspace with `files` into a build, at once or not at all."""
+        for name in files:
             path = workspace / name
-            # Cloned from for as long as the template lives; nothing may write them any more.
+            # Cloned from for as long as the build lives; nothing may write them any more.
             path.chmod(0o444)
             _sync(path)
-        (workspace / "meta.json").write_text(meta.model_dump_json(indent=2))
-        _sync(workspace / "meta.json")
+        descriptor = os.open(workspace / "meta.json", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(meta.model_dump_json(indent=2))
+            file.flush()
+            os.fsync(descriptor)
         _sync(workspace)
         workspace.rename(self._root / meta.build_id)
         _sync(self._root)
@@ -156,23 +124,31 @@ class TemplateStore:
             return
         shutil.rmtree(doomed)
 
+    def based_on(self, build_id: BuildId) -> tuple[BuildId, ...]:
+        """Return the snapshots that need a build."""
+        return tuple(one.build_id for one in self._ready.values() if one.meta.base_build_id == build_id)
+
     def layers_in_use(self) -> frozenset[str]:
         """Return the layer file names that ready builds need."""
         return frozenset(layer for template in self._ready.values() for layer in template.meta.layers)
 
     def _ready_template(self, meta: TemplateMeta) -> ReadyTemplate:
         directory = self._root / meta.build_id
-        return ReadyTemplate(
-            meta=meta,
-            snapshot=Snapshot(
-                memory_file=directory / MEMORY,
-                device_state=directory / DEVICE_STATE,
+        snapshot = None
+        if meta.device_state is not None:
+            snapshot = Snapshot(
+                memory_file=self.memory_of(meta),
+                device_state=directory / meta.device_state,
                 machine=meta.machine,
                 vcpus=meta.vcpus,
                 memory_mib=meta.memory_mib,
-            ),
+                changed_pages=directory / meta.changed_pages if meta.changed_pages is not None else None,
+            )
+        return ReadyTemplate(
+            meta=meta,
+            snapshot=snapshot,
             upper=directory / UPPER,
-            layers=tuple(self._layers / name for name in meta.layers),
+            layers=self.layers_of(meta),
             agent_disk=Path(meta.agent_disk),
         )
 

@@ -13,6 +13,7 @@ from appliance.cubelet.builds.admission import admitted_steps
 from appliance.cubelet.builds.builder import Builder
 from appliance.cubelet.builds.progress import Build
 from appliance.cubelet.builds.step_cache import StepCache
+from appliance.cubelet.runtime import RecordStore
 from appliance.cubelet.services.template_store import TemplateStore
 from appliance.domain.errors import BuildNotFound, CubeError
 from appliance.domain.ids import BuildId, TemplateId
@@ -30,6 +31,7 @@ class Templates:
         builder: Builder,
         images: ImageStore,
         store: TemplateStore,
+        records: RecordStore,
         step_cache: StepCache,
         supervisor: Supervisor,
         clock: Clock,
@@ -37,6 +39,7 @@ class Templates:
         self._builder = builder
         self._images = images
         self._store = store
+        self._records = records
         self._step_cache = step_cache
         self._supervisor = supervisor
         self._clock = clock
@@ -97,7 +100,7 @@ class Templates:
     async def _collect_layers(self) -> None:
         # Under the build lock: a running build holds layers that no template names yet.
         async with self._one_at_a_time:
-            in_use = self._store.layers_in_use()
+            in_use = self._store.layers_in_use() | self._records.layers_in_use()
             for layer in await self._images.layers():
                 if layer.path.name not in in_use:
                     await self._images.delete_layer(layer.digest)

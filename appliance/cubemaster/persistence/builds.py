@@ -11,7 +11,7 @@ from sqlalchemy.dialects.mysql import insert as mysql_insert
 
 from appliance.cubemaster.persistence.paging import PagePosition, newest_first
 from appliance.cubemaster.persistence.tables import build_logs, builds, replicas, templates
-from appliance.domain.ids import BuildId, NodeId, TemplateId
+from appliance.domain.ids import BuildId, NodeId, SandboxId, TemplateId
 from appliance.domain.placement import Resources
 from appliance.domain.template import Build, BuildSpec, BuildStatus, Replica, ReplicaState
 
@@ -66,6 +66,9 @@ class BuildRepository:
                 "ready_cmd": spec.ready_cmd,
                 "probe_port": spec.probe_port,
                 "exposed_ports": list(spec.exposed_ports),
+                "disk_size_mib": build.disk_size_mib,
+                "envd_version": build.envd_version,
+                "source_sandbox_id": build.source_sandbox_id,
                 "created_at": build.created_at,
             },
         )
@@ -100,7 +103,12 @@ class BuildRepository:
         """Take up to `limit` unfinished builds that nobody works on."""
         rows = self._connection.execute(
             select(builds)
-            .where(builds.c.status.in_(_ACTIVE), or_(builds.c.lease_until.is_(None), builds.c.lease_until < now))
+            .where(
+                builds.c.status.in_(_ACTIVE),
+                # What is taken of a sandbox is the business of whoever takes it.
+                builds.c.source_sandbox_id.is_(None),
+                or_(builds.c.lease_until.is_(None), builds.c.lease_until < now),
+            )
             .order_by(builds.c.created_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -133,6 +141,31 @@ class BuildRepository:
             )
         )
         return result.rowcount == 1
+
+    def finish_capture(self, build: Build) -> bool:
+        """Write that a build was taken of its sandbox; return False if it was cancelled meanwhile."""
+        result = self._connection.execute(
+            update(builds)
+            .where(builds.c.build_id == build.build_id, builds.c.status == BuildStatus.BUILDING)
+            .values(
+                status=build.status,
+                disk_size_mib=build.disk_size_mib,
+                envd_version=build.envd_version,
+                finished_at=build.finished_at,
+            )
+        )
+        return result.rowcount == 1
+
+    def captures_before(self, at: datetime) -> list[Build]:
+        """Return what was begun to be taken of sandboxes before a time, and is not finished."""
+        rows = self._connection.execute(
+            select(builds).where(
+                builds.c.status == BuildStatus.BUILDING,
+                builds.c.source_sandbox_id.is_not(None),
+                builds.c.created_at < at,
+            )
+        )
+        return [read_build(row) for row in rows]
 
     def cancel(self, build_id: BuildId, *, reason: str, now: datetime) -> None:
         """End an unfinished build and take it from whoever works on it."""
@@ -255,13 +288,19 @@ class BuildRepository:
     def remove_replica(self, node_id: NodeId, build_id: BuildId) -> None:
         self._connection.execute(delete(replicas).where(replicas.c.node_id == node_id, replicas.c.build_id == build_id))
 
+    def discard_replicas(self, build_id: BuildId) -> None:
+        """Let nodes free what they hold of a build that was given up."""
+        self._connection.execute(
+            update(replicas).where(replicas.c.build_id == build_id).values(state=ReplicaState.DELETING)
+        )
+
     def of_deleted_templates(self) -> list[HeldBuild]:
-        """Return what nodes still hold of templates that were deleted."""
+        """Return what nodes still hold of templates that were deleted, and of builds that were given up."""
         rows = self._connection.execute(
             select(replicas.c.node_id, builds.c.template_id, replicas.c.build_id)
             .join(builds, builds.c.build_id == replicas.c.build_id)
             .join(templates, templates.c.template_id == builds.c.template_id)
-            .where(templates.c.deleted_at.is_not(None))
+            .where(or_(templates.c.deleted_at.is_not(None), replicas.c.state == ReplicaState.DELETING))
         )
         return [HeldBuild(NodeId(node), TemplateId(template), BuildId(build)) for node, template, build in rows]
 
@@ -289,4 +328,5 @@ def read_build(row: Row[tuple[object, ...]]) -> Build:
         step=row.step,
         disk_size_mib=row.disk_size_mib,
         envd_version=row.envd_version,
+        source_sandbox_id=SandboxId(row.source_sandbox_id) if row.source_sandbox_id else None,
     )

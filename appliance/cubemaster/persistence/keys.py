@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
-from appliance.cubemaster.persistence.tables import api_keys, teams
+from appliance.cubemaster.persistence.tables import UtcDateTime, api_keys, teams
+from appliance.domain.access import Scope
 from appliance.domain.ids import TeamId
 
 
@@ -20,7 +23,10 @@ class KeyRecord:
     team_slug: str
     name: str
     mask: str
+    scopes: frozenset[Scope] | None
+    """None: everything."""
     created_at: datetime
+    expires_at: datetime | None
     last_used_at: datetime | None
 
 
@@ -30,11 +36,18 @@ _KEY_COLUMNS = (
     teams.c.slug.label("team_slug"),
     api_keys.c.name,
     api_keys.c.mask,
+    api_keys.c.scopes,
     api_keys.c.created_at,
+    api_keys.c.expires_at,
     api_keys.c.last_used_at,
 )
-_valid_keys = (
+_standing_keys = (
     select(*_KEY_COLUMNS).join(teams, teams.c.team_id == api_keys.c.team_id).where(api_keys.c.revoked_at.is_(None))
+)
+# Each key is looked up about twice a second while it is used: built once.
+_BY_DIGEST = _standing_keys.where(
+    api_keys.c.sha256 == bindparam("digest"),
+    or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > bindparam("now", type_=UtcDateTime)),
 )
 
 
@@ -54,6 +67,9 @@ class KeyRepository:
             found = self._connection.scalar(select(teams.c.team_id).where(teams.c.slug == slug))
         return TeamId(str(found))
 
+    def team_slug(self, team_id: TeamId) -> str:
+        return str(self._connection.scalar(select(teams.c.slug).where(teams.c.team_id == team_id)))
+
     def lock_team(self, team_id: TeamId) -> None:
         """Let no other transaction that locks this team go on until this one ends.
 
@@ -71,25 +87,69 @@ class KeyRepository:
                 "name": key.name,
                 "sha256": sha256,
                 "mask": key.mask,
+                "scopes": None if key.scopes is None else sorted(key.scopes),
                 "created_at": key.created_at,
+                "expires_at": key.expires_at,
             },
         )
 
-    def find(self, sha256: str) -> KeyRecord | None:
-        """Return the key with that digest, unless it was revoked."""
-        row = self._connection.execute(_valid_keys.where(api_keys.c.sha256 == sha256)).one_or_none()
-        return KeyRecord(*row) if row else None
+    def find(self, sha256: str, *, now: datetime) -> KeyRecord | None:
+        """Return the key with that digest, unless it was revoked or has expired."""
+        row = self._connection.execute(_BY_DIGEST, {"digest": sha256, "now": now}).one_or_none()
+        return _record(row) if row else None
 
-    def all(self) -> list[KeyRecord]:
-        rows = self._connection.execute(_valid_keys.order_by(api_keys.c.created_at, api_keys.c.key_id))
-        return [KeyRecord(*row) for row in rows]
+    def get(self, key_id: str, *, team_id: str | None) -> KeyRecord | None:
+        """Return a key that was not revoked; of the team, where one is given."""
+        row = self._connection.execute(_standing_keys.where(*_is(key_id, team_id))).one_or_none()
+        return _record(row) if row else None
 
-    def used(self, key_id: str, *, at: datetime) -> None:
-        self._connection.execute(update(api_keys).where(api_keys.c.key_id == key_id).values(last_used_at=at))
+    def all(self, *, team_id: str | None = None) -> list[KeyRecord]:
+        """Return the keys that were not revoked, expired ones included."""
+        statement = _standing_keys if team_id is None else _standing_keys.where(api_keys.c.team_id == team_id)
+        rows = self._connection.execute(statement.order_by(api_keys.c.created_at, api_keys.c.key_id))
+        return [_record(row) for row in rows]
 
-    def revoke(self, key_id: str, *, at: datetime) -> bool:
-        """Return whether there was such a key that was still valid."""
+    def count(self, team_id: TeamId) -> int:
+        statement = select(func.count()).select_from(api_keys)
+        return self._connection.scalar(statement.where(api_keys.c.team_id == team_id, _NOT_REVOKED)) or 0
+
+    def used(self, uses: Mapping[str, datetime]) -> None:
+        """Note when keys were used last."""
+        self._connection.execute(
+            update(api_keys).where(api_keys.c.key_id == bindparam("key")).values(last_used_at=bindparam("at")),
+            [{"key": key_id, "at": at} for key_id, at in uses.items()],
+        )
+
+    def rename(self, key_id: str, name: str, *, team_id: str | None) -> None:
+        self._connection.execute(update(api_keys).where(*_is(key_id, team_id), _NOT_REVOKED).values(name=name))
+
+    def revoke(self, key_id: str, *, team_id: str | None, at: datetime) -> bool:
+        """Return whether there was such a key that was not revoked yet."""
         result = self._connection.execute(
-            update(api_keys).where(api_keys.c.key_id == key_id, api_keys.c.revoked_at.is_(None)).values(revoked_at=at)
+            update(api_keys).where(*_is(key_id, team_id), _NOT_REVOKED).values(revoked_at=at)
         )
         return result.rowcount == 1
+
+
+_NOT_REVOKED = api_keys.c.revoked_at.is_(None)
+
+
+def _is(key_id: str, team_id: str | None) -> tuple[ColumnElement[bool], ...]:
+    mine = () if team_id is None else (api_keys.c.team_id == team_id,)
+    return (api_keys.c.key_id == key_id, *mine)
+
+
+def _record(row: Row[*tuple[Any, ...]]) -> KeyRecord:
+    # A newer release may have stored scopes that this one does not know, and which it serves nothing for.
+    known = None if row.scopes is None else frozenset(Scope(one) for one in row.scopes if one in set(Scope))
+    return KeyRecord(
+        key_id=row.key_id,
+        team_id=TeamId(row.team_id),
+        team_slug=row.team_slug,
+        name=row.name,
+        mask=row.mask,
+        scopes=known,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+    )

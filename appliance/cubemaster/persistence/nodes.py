@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, exists, func, select, update
+from sqlalchemy import Connection, Row, bindparam, case, exists, func, select, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
 from appliance.cubemaster.persistence.tables import nodes, replicas, sandboxes
 from appliance.domain.ids import BuildId, NodeId
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Candidate, Resources
-from appliance.domain.sandbox import LIVE
+from appliance.domain.sandbox import LIVE, EndReason, SandboxState
 from appliance.domain.template import ReplicaState
 
 
@@ -21,6 +23,19 @@ class NodeUsage:
     node: Node
     reserved: Resources
     sandboxes: int
+    draining: bool
+    """By the operator's word it gets nothing new."""
+    status_changed_at: datetime
+    host: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeActivity:
+    """What became of the sandboxes that were placed on a node in some time."""
+
+    starting: int
+    started: int
+    failed: int
 
 
 class NodeRepository:
@@ -31,9 +46,11 @@ class NodeRepository:
         """Return the boot id of the last heartbeat; None for a node that is new."""
         return self._connection.scalar(select(nodes.c.boot_id).where(nodes.c.node_id == node_id))
 
-    def record_heartbeat(self, node: Node) -> None:
+    def record_heartbeat(self, node: Node, *, host: Mapping[str, Any] | None = None) -> None:
         """Register the node, or take over what it now says of itself."""
         said = {
+            # Before the state: MariaDB assigns in this order, and the comparison is with the state there was.
+            "status_changed_at": node.last_heartbeat_at,
             "state": node.state,
             "detail": node.detail,
             "endpoint": node.endpoint,
@@ -45,11 +62,39 @@ class NodeRepository:
             "memory_mib": node.capacity.memory_mib,
             "disk_free_mib": node.disk_free_mib,
             "last_heartbeat_at": node.last_heartbeat_at,
+            "host": None if host is None else dict(host),
         }
         statement = mysql_insert(nodes).values(
-            node_id=node.node_id, vcpus_reserved=0, memory_reserved_mib=0, heartbeats=1, **said
+            node_id=node.node_id, vcpus_reserved=0, memory_reserved_mib=0, heartbeats=1, draining=False, **said
         )
-        self._connection.execute(statement.on_duplicate_key_update(**said, heartbeats=nodes.c.heartbeats + 1))
+        changed = case(
+            (nodes.c.state != node.state, statement.inserted.status_changed_at), else_=nodes.c.status_changed_at
+        )
+        updates = {**said, "status_changed_at": changed, "heartbeats": nodes.c.heartbeats + 1}
+        self._connection.execute(statement.on_duplicate_key_update(list(updates.items())))
+
+    def set_draining(self, node_id: NodeId, *, draining: bool, now: datetime) -> None:
+        """Let the node get nothing new, or again."""
+        self._connection.execute(
+            update(nodes)
+            .where(nodes.c.node_id == node_id, nodes.c.draining != draining)
+            .values(draining=draining, status_changed_at=now)
+        )
+
+    def activity(self, *, since: datetime) -> Mapping[NodeId, NodeActivity]:
+        """Return what became of the sandboxes placed since then, by node."""
+        failed = func.sum(func.coalesce(sandboxes.c.end_reason == EndReason.FAILED_START, 0))
+        starting = func.sum(sandboxes.c.state == SandboxState.CREATING)
+        rows = self._connection.execute(
+            select(sandboxes.c.node_id, func.count(), failed, starting)
+            # All states: the index by state and start is read from `since` on.
+            .where(sandboxes.c.state.in_(list(SandboxState)), sandboxes.c.started_at >= since)
+            .group_by(sandboxes.c.node_id)
+        )
+        return {
+            NodeId(node): NodeActivity(starting=int(now), started=count - int(bad) - int(now), failed=int(bad))
+            for node, count, bad, now in rows
+        }
 
     def all(self) -> list[NodeUsage]:
         counted = (
@@ -68,6 +113,9 @@ class NodeRepository:
                 node=_node(row),
                 reserved=Resources(row.vcpus_reserved, row.memory_reserved_mib),
                 sandboxes=row.sandboxes,
+                draining=row.draining,
+                status_changed_at=row.status_changed_at,
+                host=row.host,
             )
             for row in rows
         ]
@@ -87,7 +135,7 @@ class NodeRepository:
         )
         return {NodeId(node_id): count for node_id, count in rows}
 
-    def mark_lost(self, node_id: NodeId, *, heartbeats: int) -> bool:
+    def mark_lost(self, node_id: NodeId, *, heartbeats: int, now: datetime) -> bool:
         """Return False if a heartbeat came after all."""
         result = self._connection.execute(
             update(nodes)
@@ -96,7 +144,11 @@ class NodeRepository:
                 nodes.c.heartbeats == heartbeats,
                 nodes.c.state != NodeState.LOST,
             )
-            .values(state=NodeState.LOST, detail="no heartbeat; see `journalctl -u cubelet` on the node")
+            .values(
+                status_changed_at=now,
+                state=NodeState.LOST,
+                detail="no heartbeat; see `journalctl -u cubelet` on the node",
+            )
         )
         return result.rowcount == 1
 
@@ -127,8 +179,25 @@ class NodeRepository:
         )
         return result.rowcount == 1
 
+    def reserve_again(self, node_id: NodeId, request: Resources) -> bool:
+        """Take `request` for a sandbox that is on the node already; return whether it is ready and has room."""
+        result = self._connection.execute(
+            update(nodes)
+            .where(
+                nodes.c.node_id == node_id,
+                nodes.c.state == NodeState.READY,
+                nodes.c.vcpus_reserved + request.vcpus <= nodes.c.vcpus,
+                nodes.c.memory_reserved_mib + request.memory_mib <= nodes.c.memory_mib,
+            )
+            .values(
+                vcpus_reserved=nodes.c.vcpus_reserved + request.vcpus,
+                memory_reserved_mib=nodes.c.memory_reserved_mib + request.memory_mib,
+            )
+        )
+        return result.rowcount == 1
+
     def release(self, node_id: NodeId, held: Resources) -> None:
-        """Give `held` back. The caller has just ended the sandbox that held it, in this transaction."""
+        """Give `held` back. The caller has just ended or paused the sandbox that held it, in this transaction."""
         self._connection.execute(
             update(nodes)
             .where(nodes.c.node_id == node_id)
@@ -155,6 +224,7 @@ _CANDIDATES = (
         replicas.c.build_id == bindparam("build"),
         replicas.c.state == ReplicaState.READY,
         nodes.c.state == NodeState.READY,
+        nodes.c.draining.is_(False),
     )
 )
 _RESERVE = (

@@ -14,7 +14,7 @@ from appliance.cubemaster.persistence.tables import sandboxes
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
 from appliance.domain.network import SandboxNetwork
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import CONCURRENT, LIVE, End, EndReason, OnTimeout, Sandbox, SandboxState
+from appliance.domain.sandbox import AWAKE, CONCURRENT, LIVE, End, EndReason, OnTimeout, Sandbox, SandboxState
 
 _DUPLICATE_KEY = 1062
 
@@ -70,6 +70,7 @@ class SandboxRepository:
                     "generation": sandbox.generation,
                     "paused_at": sandbox.paused_at,
                     "filesystem_only": sandbox.filesystem_only,
+                    "changing_since": sandbox.changing_since,
                     "idempotency_key": idempotency_key,
                     "started_at": sandbox.started_at,
                     "end_at": sandbox.end_at,
@@ -120,6 +121,7 @@ class SandboxRepository:
             "generation": sandbox.generation,
             "paused_at": sandbox.paused_at,
             "filesystem_only": sandbox.filesystem_only,
+            "changing_since": sandbox.changing_since,
         }
         if sandbox.end:
             values |= {
@@ -143,16 +145,16 @@ class SandboxRepository:
         )
         return [_sandbox(row) for row in rows]
 
-    def in_state(self, state: SandboxState) -> list[Sandbox]:
-        return [_sandbox(row) for row in self._connection.execute(select(sandboxes).where(sandboxes.c.state == state))]
+    def in_state(self, *states: SandboxState) -> list[Sandbox]:
+        rows = self._connection.execute(select(sandboxes).where(sandboxes.c.state.in_(states)))
+        return [_sandbox(row) for row in rows]
 
-    def live_states_of_template(self, template_id: str) -> frozenset[SandboxState]:
-        """Return the states in which sandboxes of a template are live."""
-        found = self._connection.scalars(
-            select(sandboxes.c.state)
-            .where(sandboxes.c.template_id == template_id, sandboxes.c.state.in_(LIVE))
-            .distinct()
-        )
+    def live_states_of_template(self, template_id: str, *, build_id: BuildId | None = None) -> frozenset[SandboxState]:
+        """Return the states in which sandboxes of a template, or of one build of it, are live."""
+        statement = select(sandboxes.c.state).where(sandboxes.c.template_id == template_id, sandboxes.c.state.in_(LIVE))
+        if build_id is not None:
+            statement = statement.where(sandboxes.c.build_id == build_id)
+        found = self._connection.scalars(statement.distinct())
         return frozenset(SandboxState(state) for state in found)
 
     def concurrent_count(self, team_id: TeamId) -> int:
@@ -160,7 +162,7 @@ class SandboxRepository:
 
     def running_count(self, team_id: str | None) -> int:
         mine = (sandboxes.c.team_id == team_id,) if team_id is not None else ()
-        return self._count(sandboxes.c.state == SandboxState.RUNNING, *mine)
+        return self._count(sandboxes.c.state.in_(AWAKE), *mine)
 
     def page(self, where: SandboxFilter, *, after: Position | None, ascending: bool, limit: int) -> list[Sandbox]:
         """Return the first `limit` matches after a position, by start and id.
@@ -228,6 +230,7 @@ def _sandbox(row: Row[tuple[object, ...]]) -> Sandbox:
         generation=row.generation,
         paused_at=row.paused_at,
         filesystem_only=row.filesystem_only,
+        changing_since=row.changing_since,
         address=row.address,
         end=End(EndReason(row.end_reason), row.end_detail or "", row.ended_at) if row.end_reason else None,
     )

@@ -23,7 +23,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
-from sqlalchemy.dialects.mysql import DATETIME
+from sqlalchemy.dialects.mysql import DATETIME, MEDIUMBLOB
 
 metadata = MetaData()
 
@@ -56,6 +56,12 @@ teams = Table(
     Column("team_id", _id(), primary_key=True),
     Column("slug", _id(64), nullable=False, unique=True),
     Column("created_at", UtcDateTime, nullable=False),
+    # What the team may have at one time. NULL is the setting's default, 0 no limit.
+    Column("max_sandboxes", Integer),
+    Column("max_vcpus", Integer),
+    Column("max_memory_mib", BigInteger),
+    Column("max_disk_mib", BigInteger),
+    Column("max_builds", Integer),
 )
 
 api_keys = Table(
@@ -66,7 +72,10 @@ api_keys = Table(
     Column("name", String(255), nullable=False),
     Column("sha256", _id(64), nullable=False, unique=True),
     Column("mask", _id(16), nullable=False),
+    # NULL: every scope there is, those of later releases included.
+    Column("scopes", JSON(none_as_null=True)),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime),
     Column("last_used_at", UtcDateTime),
     Column("revoked_at", UtcDateTime),
 )
@@ -85,13 +94,19 @@ nodes = Table(
     Column("vcpus", Integer, nullable=False),
     Column("memory_mib", BigInteger, nullable=False),
     Column("disk_free_mib", BigInteger, nullable=False),
-    # Sums over the node's live sandboxes, kept here so that taking a reservation is one conditional UPDATE.
-    # They change only together with the sandbox row that takes or gives back.
+    # Sums over the node's live sandboxes that are not paused, kept here so that taking a reservation is one
+    # conditional UPDATE. They change only together with the sandbox row that takes or gives back.
     Column("vcpus_reserved", Integer, nullable=False),
     Column("memory_reserved_mib", BigInteger, nullable=False),
     # Counts heartbeats: see HeartbeatWatch for why a time would not do.
     Column("heartbeats", BigInteger, nullable=False),
     Column("last_heartbeat_at", UtcDateTime, nullable=False),
+    # The operator's word, which no heartbeat changes: it gets nothing new.
+    Column("draining", Boolean, nullable=False),
+    # Of `state` or `draining`.
+    Column("status_changed_at", UtcDateTime, nullable=False),
+    # What it said of the machine below it; NULL until it does.
+    Column("host", JSON(none_as_null=True)),
 )
 
 templates = Table(
@@ -99,6 +114,8 @@ templates = Table(
     metadata,
     Column("template_id", _id(), primary_key=True),
     Column("team_id", _id(), ForeignKey("teams.team_id"), nullable=False),
+    # A `TemplateKind`: snapshots of sandboxes are templates too.
+    Column("kind", _word(), nullable=False),
     Column("public", Boolean, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
@@ -137,6 +154,8 @@ builds = Table(
     Column("step", String(64)),
     Column("disk_size_mib", Integer),
     Column("envd_version", String(32)),
+    # Of a build that was taken of a sandbox on its node, rather than handed to nodes.
+    Column("source_sandbox_id", _id()),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     Column("lease_token", _id()),
@@ -203,6 +222,7 @@ sandboxes = Table(
     Column("generation", Integer, nullable=False),
     Column("paused_at", UtcDateTime),
     Column("filesystem_only", Boolean, nullable=False),
+    Column("changing_since", UtcDateTime),
     Column("address", String(45)),
     Column("idempotency_key", _id(255)),
     Column("started_at", UtcDateTime, nullable=False),
@@ -215,6 +235,7 @@ sandboxes = Table(
     Index("ix_sandboxes_state", "state", "started_at", "sandbox_id"),
     Index("ix_sandboxes_node", "node_id", "state"),
     Index("ix_sandboxes_template", "template_id", "state", "started_at"),
+    Index("ix_sandboxes_team_ended", "team_id", "ended_at"),
 )
 
 events = Table(
@@ -229,4 +250,29 @@ events = Table(
     Column("detail", JSON, nullable=False),
     Index("ix_events_sandbox", "sandbox_id"),
     Index("ix_events_at", "at"),
+    Index("ix_events_team", "team_id", "at"),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("secret_id", _id(), primary_key=True),
+    Column("team_id", _id(), ForeignKey("teams.team_id"), nullable=False),
+    Column("name", _id(128), nullable=False),
+    Column("current_version", Integer, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    UniqueConstraint("team_id", "name", name="uq_secrets_name"),
+    Index("ix_secrets_team", "team_id", "created_at", "secret_id"),
+)
+
+secret_versions = Table(
+    "secret_versions",
+    metadata,
+    Column("secret_id", _id(), ForeignKey("secrets.secret_id"), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    # Nonce and ciphertext of AES-GCM: see services/sealing.py.
+    Column("sealed", MEDIUMBLOB, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
 )

@@ -22,7 +22,7 @@ from appliance.cubemaster.persistence.tables import (
     templates,
 )
 from appliance.domain.ids import BuildId, NodeId, TeamId, TemplateId
-from appliance.domain.template import Build, BuildStatus, ReplicaState, TemplateReference
+from appliance.domain.template import Build, BuildStatus, ReplicaState, TemplateKind, TemplateReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +59,33 @@ class AssignedTag:
     assigned_at: datetime
 
 
-_SHOWN = (
+_ANY = (
     select(templates, teams.c.slug)
     .join(teams, teams.c.team_id == templates.c.team_id)
     .where(templates.c.deleted_at.is_(None))
 )
+_SHOWN = _ANY.where(templates.c.kind == TemplateKind.TEMPLATE)
 
 
 class TemplateRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def add(self, template_id: TemplateId, *, team_id: TeamId, public: bool, now: datetime) -> None:
+    def add(
+        self,
+        template_id: TemplateId,
+        *,
+        team_id: TeamId,
+        public: bool,
+        now: datetime,
+        kind: TemplateKind = TemplateKind.TEMPLATE,
+    ) -> None:
         self._connection.execute(
             insert(templates),
             {
                 "template_id": template_id,
                 "team_id": team_id,
+                "kind": kind,
                 "public": public,
                 "created_at": now,
                 "updated_at": now,
@@ -169,6 +179,10 @@ class TemplateRepository:
         owner = self._connection.scalar(select(templates.c.team_id).where(templates.c.template_id == template_id))
         return owner == team_id
 
+    def kind(self, template_id: TemplateId) -> TemplateKind:
+        found = self._connection.scalar(select(templates.c.kind).where(templates.c.template_id == template_id))
+        return TemplateKind(str(found))
+
     def lock(self, template_id: TemplateId) -> bool:
         """Keep others from starting sandboxes of it until this transaction ends; return False if it is gone.
 
@@ -210,8 +224,8 @@ class TemplateRepository:
         )
 
     def records(self, *, team_id: str | None = None, template_id: TemplateId | None = None) -> list[TemplateRecord]:
-        """Return templates with all that is shown of one, oldest first."""
-        statement = _SHOWN.order_by(templates.c.created_at, templates.c.template_id)
+        """Return templates with all that is shown of one, oldest first; by its id also a snapshot."""
+        statement = (_SHOWN if template_id is None else _ANY).order_by(templates.c.created_at, templates.c.template_id)
         if team_id is not None:
             statement = statement.where(templates.c.team_id == team_id)
         if template_id is not None:

@@ -9,14 +9,22 @@ from appliance.cubemaster.persistence.events import EventRepository
 from appliance.cubemaster.persistence.keys import KeyRepository
 from appliance.cubemaster.persistence.nodes import NodeRepository
 from appliance.cubemaster.persistence.sandboxes import SandboxRepository
+from appliance.cubemaster.persistence.secrets import SecretRepository
+from appliance.cubemaster.persistence.snapshots import SnapshotRepository
+from appliance.cubemaster.persistence.team_metrics import TeamMetricRepository
+from appliance.cubemaster.persistence.teams import TeamRepository
 from appliance.cubemaster.persistence.templates import TemplateRepository
 
 
 class UnitOfWork:
     def __init__(self, connection: Connection) -> None:
+        self.teams = TeamRepository(connection)
+        self.team_metrics = TeamMetricRepository(connection)
         self.keys = KeyRepository(connection)
         self.nodes = NodeRepository(connection)
         self.templates = TemplateRepository(connection)
         self.builds = BuildRepository(connection)
         self.sandboxes = SandboxRepository(connection)
+        self.snapshots = SnapshotRepository(connection)
         self.events = EventRepository(connection)
+        self.secrets = SecretRepository(connection)

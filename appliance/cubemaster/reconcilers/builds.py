@@ -77,9 +77,9 @@ class BuildReconciler:
             builds = uow.builds.lease(token=token, now=now, until=now + _LEASE, limit=_AT_ONCE)
             if not builds:
                 return []
-            states = {one.node.node_id: one.node.state for one in uow.nodes.all()}
-            lost = frozenset(node for node, state in states.items() if state is NodeState.LOST)
-            ready = tuple(node for node, state in states.items() if state is NodeState.READY)
+            nodes = uow.nodes.all()
+            lost = frozenset(one.node.node_id for one in nodes if one.node.state is NodeState.LOST)
+            ready = tuple(one.node.node_id for one in nodes if one.node.state is NodeState.READY and not one.draining)
             return [_Task(build, tuple(uow.builds.replicas(build.build_id)), lost, ready) for build in builds]
 
         tasks = await self._database.transact(lease)

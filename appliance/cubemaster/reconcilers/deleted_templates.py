@@ -1,4 +1,4 @@
-"""Frees deleted templates on the nodes that hold them."""
+"""Frees deleted templates and snapshots on the nodes that hold them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Finishes what a dead CubeMaster or an unreachable node left half done: creates nobody waits for, and kills."""
+"""Finishes what a dead CubeMaster or an unreachable node left half done: creates, pauses and resumes that nobody waits
+for, and kills."""
 
 from __future__ import annotations
 
@@ -9,26 +10,36 @@ import structlog
 from appliance.common.clock import Clock
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.services.sandboxes import SandboxService
+from appliance.cubemaster.services.settling import Settling
 from appliance.domain.errors import CubeError
-from appliance.domain.sandbox import Sandbox, SandboxState
+from appliance.domain.sandbox import CHANGING, Sandbox, SandboxState
 
 log = structlog.get_logger()
 
 
 class UnfinishedSandboxReconciler:
-    """`create_limit` is longer than any create takes: a row older than that has no call behind it."""
+    """`call_limit` is longer than any call to a node takes: a change older than that has no call behind it."""
 
-    def __init__(self, database: Database, sandboxes: SandboxService, clock: Clock, *, create_limit: timedelta) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sandboxes: SandboxService,
+        settling: Settling,
+        clock: Clock,
+        *,
+        call_limit: timedelta,
+    ) -> None:
         self._database = database
         self._sandboxes = sandboxes
+        self._settling = settling
         self._clock = clock
-        self._create_limit = create_limit
+        self._call_limit = call_limit
 
     async def step(self) -> None:
-        creating = await self._database.transact(lambda uow: uow.sandboxes.in_state(SandboxState.CREATING))
-        given_up_before = self._clock.now() - self._create_limit
-        for sandbox in creating:
-            if sandbox.started_at < given_up_before:
+        began = await self._database.transact(lambda uow: uow.sandboxes.in_state(SandboxState.CREATING, *CHANGING))
+        given_up_before = self._clock.now() - self._call_limit
+        for sandbox in began:
+            if (sandbox.changing_since or sandbox.started_at) < given_up_before:
                 await self._try(sandbox)
         for sandbox in await self._database.transact(lambda uow: uow.sandboxes.in_state(SandboxState.KILLING)):
             await self._try(sandbox)
@@ -37,6 +48,8 @@ class UnfinishedSandboxReconciler:
         try:
             if sandbox.state is SandboxState.KILLING:
                 await self._sandboxes.finish_kill(sandbox)
+            elif sandbox.state in CHANGING:
+                await self._settling.ask(sandbox)
             else:
                 await self._sandboxes.abandon(sandbox, "its create was interrupted")
         except CubeError as error:

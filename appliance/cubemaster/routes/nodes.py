@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 
 from appliance.contracts.master import NodeView
 from appliance.contracts.node import EndedSandbox, NodeStatus
+from appliance.contracts.teams import NodeDraining
 from appliance.cubemaster.mapping import node_view
 from appliance.cubemaster.services.nodes import NodeService
 from appliance.domain.errors import InvalidRequest
@@ -15,7 +16,12 @@ def nodes_router(nodes: NodeService) -> APIRouter:
 
     @router.get("")
     async def list_all() -> list[NodeView]:
-        return [node_view(one) for one in await nodes.all()]
+        return [node_view(one.usage, one.activity) for one in await nodes.all()]
+
+    @router.put("/{node_id}/draining", status_code=204)
+    async def set_draining(node_id: str, new: NodeDraining) -> Response:
+        await nodes.set_draining(NodeId(node_id), draining=new.draining)
+        return Response(status_code=204)
 
     @router.post("/{node_id}/heartbeat", status_code=204)
     async def heartbeat(node_id: str, status: NodeStatus) -> Response:

@@ -6,22 +6,21 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from appliance.contracts.master import NewSandbox, NewTimeout, Route, SandboxPage
-from appliance.cubemaster.mapping import aware, cursor_of, position_of, sandbox_view
+from appliance.contracts.master import NewEgress, NewSandbox, NewTimeout, SandboxPage
+from appliance.cubemaster.mapping import aware, cursor_of, position_of, sandbox_network, sandbox_view
 from appliance.cubemaster.persistence.sandboxes import SandboxFilter
-from appliance.cubemaster.services.route_table import route_of
 from appliance.cubemaster.services.sandboxes import SandboxService, Wish
-from appliance.domain.errors import InvalidRequest, SandboxNotFound
+from appliance.cubemaster.services.tokens import SandboxTokens
+from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import TeamId
-from appliance.domain.network import SandboxNetwork
-from appliance.domain.sandbox import VISIBLE, Sandbox, SandboxState
+from appliance.domain.sandbox import VISIBLE, OnTimeout, Sandbox, SandboxState
 
 
-def sandboxes_router(sandboxes: SandboxService) -> APIRouter:
+def sandboxes_router(sandboxes: SandboxService, tokens: SandboxTokens) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     def view(sandbox: Sandbox, *, status: int = 200) -> Response:
-        shown = sandbox_view(sandbox, access_token=sandboxes.access_token(sandbox))
+        shown = sandbox_view(sandbox, access_token=tokens.access(sandbox), traffic_token=tokens.traffic(sandbox))
         # Written out here: FastAPI would validate our own answer once more on every create.
         return Response(shown.model_dump_json(), status_code=status, media_type="application/json")
 
@@ -34,7 +33,9 @@ def sandboxes_router(sandboxes: SandboxService) -> APIRouter:
             metadata=new.metadata,
             env_vars=new.env_vars,
             secure=new.secure,
-            network=SandboxNetwork(allow_internet=new.allow_internet, allow_out=new.allow_out, deny_out=new.deny_out),
+            network=sandbox_network(new),
+            on_timeout=OnTimeout(new.on_timeout),
+            auto_resume=new.auto_resume,
             idempotency_key=new.idempotency_key,
         )
         return view(await sandboxes.create(wish), status=201)
@@ -63,7 +64,7 @@ def sandboxes_router(sandboxes: SandboxService) -> APIRouter:
             limit=limit,
         )
         shown = SandboxPage.model_construct(
-            sandboxes=tuple(sandbox_view(one, access_token=sandboxes.access_token(one)) for one in page.sandboxes),
+            sandboxes=tuple(sandbox_view(one, access_token=tokens.access(one)) for one in page.sandboxes),
             next_cursor=cursor_of(page.next_position),
             total_running=page.total_running,
         )
@@ -84,17 +85,21 @@ def sandboxes_router(sandboxes: SandboxService) -> APIRouter:
             )
         )
 
+    @router.put("/sandboxes/{sandbox_id}/network", status_code=204)
+    async def set_egress(sandbox_id: str, new: NewEgress) -> Response:
+        await sandboxes.set_egress(
+            sandbox_id,
+            team_id=new.team_id,
+            allow_internet=new.allow_internet,
+            allow_out=new.allow_out,
+            deny_out=new.deny_out,
+        )
+        return Response(status_code=204)
+
     @router.delete("/sandboxes/{sandbox_id}", status_code=204)
     async def kill(sandbox_id: str, team_id: str | None = None) -> Response:
         await sandboxes.kill(sandbox_id, team_id=team_id)
         return Response(status_code=204)
-
-    @router.get("/routes/{sandbox_id}")
-    async def route(sandbox_id: str) -> Route:
-        found = route_of(await sandboxes.get(sandbox_id, team_id=None))
-        if found is None:
-            raise SandboxNotFound(sandbox_id)
-        return found
 
     return router
 

@@ -52,6 +52,10 @@ class Catalogue:
             self._known.popitem(last=False)
         return template
 
+    def forget(self) -> None:
+        """Remember nothing: what a reference means has just been changed by somebody who may use it at once."""
+        self._known.clear()
+
     def find(self, uow: UnitOfWork, reference: str, *, team_id: str | None) -> TemplateId:
         """Return the id of the template that the reference leads to, ready or not, or raise TemplateNotFound."""
         named = uow.templates.resolve(parse_reference(reference), team_id=team_id)

@@ -38,7 +38,8 @@ class Endings:
                 return None
             ended = sandbox.ended(reason, detail=detail, at=at)
             uow.sandboxes.save(ended, was=sandbox.state)
-            uow.nodes.release(sandbox.node_id, sandbox.resources)
+            if sandbox.holds_resources:
+                uow.nodes.release(sandbox.node_id, sandbox.resources)
             uow.events.add(
                 "sandbox_ended",
                 at=at,

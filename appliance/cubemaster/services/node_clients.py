@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from appliance.clients.node import NodeClient
 from appliance.common.http import InternalClient
 from appliance.cubemaster.persistence.database import Database
-from appliance.domain.errors import NodeNotFound
+from appliance.domain.errors import NodeNotFound, NodeUnreachable, Unavailable
 from appliance.domain.ids import NodeId
+
+
+@contextmanager
+def naming(node_id: NodeId) -> Iterator[None]:
+    """Name the node in what is raised where it does not answer; what it says for itself stays as it is."""
+    try:
+        yield
+    except Unavailable as error:
+        if type(error) is not Unavailable:
+            raise
+        # Without the client's advice: its service is on another machine, and NodeUnreachable has better advice.
+        raise NodeUnreachable(node_id, error.message.partition(";")[0]) from error
 
 
 class NodeClients:

@@ -16,9 +16,10 @@ from redis.exceptions import RedisError
 
 from appliance.contracts.master import Route
 from appliance.cubemaster.persistence.database import Database
+from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import Unavailable
 from appliance.domain.ids import SandboxId
-from appliance.domain.sandbox import Sandbox, SandboxState
+from appliance.domain.sandbox import REACHED, VISIBLE, Sandbox, SandboxState
 
 log = structlog.get_logger()
 
@@ -34,22 +35,36 @@ _REBUILD_LIMIT = timedelta(seconds=10)
 _BATCH = 500
 
 
-def route_of(sandbox: Sandbox) -> Route | None:
-    """Return where traffic for the sandbox goes, or None while it goes nowhere."""
-    if sandbox.state is not SandboxState.RUNNING or sandbox.address is None:
-        return None
-    return Route(node=sandbox.node_id, address=sandbox.address, state="running")
-
-
 class RouteTable:
-    def __init__(self, redis: Redis, database: Database) -> None:
+    def __init__(self, redis: Redis, database: Database, tokens: SandboxTokens) -> None:
         self._redis = redis
         self._database = database
+        self._tokens = tokens
         self._doubtful = False
+
+    def route_of(self, sandbox: Sandbox) -> Route | None:
+        """Return where traffic for the sandbox goes, or whether it may be woken; None where it leads nowhere."""
+        if sandbox.state not in VISIBLE:
+            return None
+        running = sandbox.state in REACHED and sandbox.address is not None
+        return Route(
+            node=sandbox.node_id,
+            address=sandbox.address if running else None,
+            state="running" if running else "paused" if sandbox.state is SandboxState.PAUSED else "transitioning",
+            auto_resume=sandbox.wakes,
+            traffic_token_sha256=self._tokens.traffic_sha256(sandbox),
+            mask_request_host=sandbox.network.mask_request_host,
+        )
+
+    def stored_route_of(self, sandbox: Sandbox) -> Route | None:
+        """Return what Redis shall hold of it: a route that traffic can take now."""
+        if sandbox.state not in REACHED or sandbox.address is None:
+            return None
+        return self.route_of(sandbox)
 
     async def publish(self, sandbox: Sandbox) -> None:
         """Make the table say what `sandbox` says: a route, or none."""
-        route = route_of(sandbox)
+        route = self.stored_route_of(sandbox)
         key = _PREFIX + sandbox.sandbox_id
         try:
             async with asyncio.timeout(_WRITE_LIMIT.total_seconds()):
@@ -62,6 +77,16 @@ class RouteTable:
                 await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             self._doubt(error)
+
+    async def publish_if_true(self, sandbox: Sandbox) -> None:
+        """Publish it, and take it back if the row has changed meanwhile: that change may have been published before."""
+        await self.publish(sandbox)
+        if self.stored_route_of(sandbox) is None:
+            # A missing route harms nobody: it is asked for.
+            return
+        now = await self._database.transact(lambda uow: uow.sandboxes.find(sandbox.sandbox_id))
+        if now is not None and self.stored_route_of(now) != self.stored_route_of(sandbox):
+            await self.publish(now)
 
     async def check(self) -> None:
         """Rebuild the table if it was flushed, or if a write to it failed."""
@@ -94,8 +119,8 @@ class RouteTable:
         log.info("routes_rebuilt", routes=len(routes), stale=len(stale))
 
     async def _running(self) -> Mapping[SandboxId, Route]:
-        running = await self._database.transact(lambda uow: uow.sandboxes.in_state(SandboxState.RUNNING))
-        return {one.sandbox_id: route for one in running if (route := route_of(one))}
+        running = await self._database.transact(lambda uow: uow.sandboxes.in_state(*REACHED))
+        return {one.sandbox_id: route for one in running if (route := self.stored_route_of(one))}
 
     async def _stored(self) -> AsyncIterator[SandboxId]:
         async for key in self._redis.scan_iter(match=_PREFIX + "*", count=_BATCH):

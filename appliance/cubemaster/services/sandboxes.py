@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +12,7 @@ import structlog
 
 from appliance.common.clock import Clock
 from appliance.contracts.node import CreateSandbox, NodeSandbox
+from appliance.contracts.node import OnTimeout as NodeOnTimeout
 from appliance.cubemaster.mapping import node_policy
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.database import Database
@@ -21,32 +20,37 @@ from appliance.cubemaster.persistence.sandboxes import DuplicateIdempotencyKey, 
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.catalogue import Catalogue, StartableTemplate
 from appliance.cubemaster.services.endings import Endings
-from appliance.cubemaster.services.node_clients import NodeClients
+from appliance.cubemaster.services.node_clients import NodeClients, naming
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
+from appliance.cubemaster.services.settling import Settling
+from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import (
     Conflict,
     CubeError,
     DeadlineExceeded,
     InvalidRequest,
     NoCapacity,
-    NodeUnreachable,
+    NotFound,
     SandboxNotFound,
     SandboxTransitioning,
     TemplateNotFound,
     Unavailable,
 )
-from appliance.domain.ids import NodeId, TeamId, new_sandbox_id
-from appliance.domain.network import SandboxNetwork
+from appliance.domain.ids import BuildId, NodeId, TeamId, TemplateId, new_sandbox_id
+from appliance.domain.network import SandboxNetwork, check_network
 from appliance.domain.placement import rank
-from appliance.domain.sandbox import EndReason, Sandbox, SandboxState
+from appliance.domain.sandbox import AWAKE, REACHED, EndReason, OnTimeout, Sandbox, SandboxState
+from appliance.domain.template import Build
 
 log = structlog.get_logger()
 
 _TWIN_POLL_S = 0.05
 """How often a repeated create looks whether the first one has finished."""
+_EGRESS_ATTEMPTS = 5
 
-
+_NEARLY_OVER = timedelta(seconds=5)
+"""So close to its end a sandbox may have been paused by its node, whose clock is another one."""
 _GOING = frozenset({SandboxState.KILLING, SandboxState.ENDED})
 
 
@@ -61,6 +65,8 @@ class Wish:
     env_vars: Mapping[str, str]
     secure: bool
     network: SandboxNetwork
+    on_timeout: OnTimeout
+    auto_resume: bool
     idempotency_key: str | None
 
 
@@ -80,10 +86,11 @@ class SandboxService:
         nodes: NodeClients,
         routes: RouteTable,
         endings: Endings,
+        settling: Settling,
         clock: Clock,
         metrics: Metrics,
         quota: Quota,
-        token_seed: str,
+        tokens: SandboxTokens,
         create_deadline: timedelta,
     ) -> None:
         self._database = database
@@ -91,20 +98,16 @@ class SandboxService:
         self._nodes = nodes
         self._routes = routes
         self._endings = endings
+        self._settling = settling
         self._clock = clock
         self._metrics = metrics
         self._quota = quota
-        self._token_seed = token_seed.encode()
+        self._tokens = tokens
         self._create_deadline = create_deadline
-
-    def access_token(self, sandbox: Sandbox) -> str | None:
-        """Return the token its guest agent demands: derived, so that it survives everything and is stored nowhere."""
-        if not sandbox.secure:
-            return None
-        return hmac.new(self._token_seed, sandbox.sandbox_id.encode(), hashlib.sha256).hexdigest()
 
     async def create(self, wish: Wish) -> Sandbox:
         """Return a running sandbox, or raise and leave nothing running."""
+        check_network(wish.network)
         try:
             sandbox = await self._create(wish)
         except DuplicateIdempotencyKey:
@@ -114,6 +117,26 @@ class SandboxService:
             raise
         self._metrics.creates.labels(outcome="running").inc()
         return sandbox
+
+    async def copy(self, sandbox: Sandbox, *, of: Build) -> Sandbox:
+        """Start `sandbox` from a build that its node took of another one, or raise and leave nothing running."""
+
+        def work(uow: UnitOfWork) -> None:
+            uow.keys.lock_team(sandbox.team_id)
+            uow.sandboxes.add(sandbox, idempotency_key=None)
+            self._quota.check(uow, sandbox.team_id)
+            if not uow.nodes.reserve(sandbox.node_id, sandbox.resources, build_id=of.build_id):
+                raise NoCapacity(f"node '{sandbox.node_id}' has no room for another copy; kill sandboxes")
+
+        try:
+            await self._database.transact(work)
+            made = await self._start_on_node(sandbox, template_id=of.template_id, build_id=of.build_id, env_vars={})
+            running = await self._record_running(sandbox, made)
+        except CubeError as error:
+            self._metrics.creates.labels(outcome=type(error).__name__).inc()
+            raise
+        self._metrics.creates.labels(outcome="running").inc()
+        return running
 
     async def get(self, sandbox_id: str, *, team_id: str | None, ended: bool = False) -> Sandbox:
         """Return a sandbox; with `ended` also one that has ended or is on its way there."""
@@ -143,7 +166,7 @@ class SandboxService:
             found = uow.sandboxes.page(wanted, after=after, ascending=ascending, limit=limit + 1)
             shown = tuple(found[:limit])
             more = Position(shown[-1].started_at, shown[-1].sandbox_id) if len(found) > limit else None
-            running = uow.sandboxes.running_count(where.team_id) if SandboxState.RUNNING in where.states else None
+            running = uow.sandboxes.running_count(where.team_id) if AWAKE & frozenset(where.states) else None
             return Page(shown, more, running)
 
         return await self._database.transact(work)
@@ -154,23 +177,66 @@ class SandboxService:
         """Let it end `remaining` from now; with `extend_only` never earlier than it would."""
         now = self._clock.now()
 
-        def work(uow: UnitOfWork) -> tuple[Sandbox, bool]:
+        def work(uow: UnitOfWork) -> tuple[Sandbox, Sandbox]:
             before = uow.sandboxes.find(sandbox_id, team_id=team_id, lock=True)
             if before is None:
                 raise SandboxNotFound(sandbox_id)
             after = before.with_timeout(remaining, now=now, extend_only=extend_only)
             uow.sandboxes.save(after, was=before.state)
-            return after, after.end_at != before.end_at
+            return before, after
 
-        sandbox, changed = await self._database.transact(work)
-        if changed:
-            # Should this fail, the row is right and the next heartbeat shows the node's old deadline, which is mended.
-            client = await self._nodes.get(sandbox.node_id)
-            try:
+        before, sandbox = await self._database.transact(work)
+        if before.end_at == sandbox.end_at:
+            return sandbox
+        # Should this fail, the row is right and the next heartbeat shows the node's old deadline, which is mended.
+        client = await self._nodes.get(sandbox.node_id)
+        try:
+            with naming(sandbox.node_id):
                 await client.set_deadline(sandbox.sandbox_id, sandbox.end_at)
-            except Unavailable as error:
-                raise _unreachable(sandbox.node_id, error) from error
+                if sandbox.on_timeout is not OnTimeout.KILL and before.end_at <= now + _NEARLY_OVER:
+                    # The node may have paused it before it heard of this.
+                    (await self._settling.ask(sandbox)).with_timeout(remaining, now=now, extend_only=extend_only)
+        except (Conflict, NotFound):
+            await self._settling.try_ask(sandbox)
+            raise
         return sandbox
+
+    async def set_egress(
+        self,
+        sandbox_id: str,
+        *,
+        team_id: str | None,
+        allow_internet: bool,
+        allow_out: tuple[str, ...],
+        deny_out: tuple[str, ...],
+    ) -> None:
+        """Replace what it may reach, in the row and, while it runs, on its node. A paused one wakes up under it."""
+
+        def work(uow: UnitOfWork) -> Sandbox:
+            before = uow.sandboxes.find(sandbox_id, team_id=team_id, lock=True)
+            if before is None:
+                raise SandboxNotFound(sandbox_id)
+            after = before.with_egress(allow_internet=allow_internet, allow_out=allow_out, deny_out=deny_out)
+            check_network(after.network)
+            uow.sandboxes.save(after, was=before.state)
+            return after
+
+        sandbox = await self._database.transact(work)
+        for _ in range(_EGRESS_ATTEMPTS):
+            if sandbox.state not in REACHED:
+                return
+            await self._send_egress(sandbox)
+            # Updates side by side may reach the node in another order than the rows were written: the row is right.
+            now = await self._database.transact(lambda uow: uow.sandboxes.find(sandbox_id))
+            if now is None or now.network == sandbox.network:
+                return
+            sandbox = now
+        raise Conflict(f"the network rules of {sandbox_id} are being changed by others at the same time; try again")
+
+    async def _send_egress(self, sandbox: Sandbox) -> None:
+        with naming(sandbox.node_id):
+            client = await self._nodes.get(sandbox.node_id)
+            await client.set_network(sandbox.sandbox_id, node_policy(sandbox.network))
 
     async def kill(self, sandbox_id: str, *, team_id: str | None) -> None:
         """Kill it in whatever state it is. If its node does not answer, it dies when the node does."""
@@ -201,7 +267,9 @@ class SandboxService:
         started = time.perf_counter()
         sandbox = await self._database.transact(lambda uow: self._intend(uow, wish))
         intended = time.perf_counter()
-        made = await self._start_on_node(sandbox, wish)
+        made = await self._start_on_node(
+            sandbox, template_id=sandbox.template_id, build_id=sandbox.build_id, env_vars=wish.env_vars
+        )
         on_node = time.perf_counter()
         running = await self._record_running(sandbox, made)
         recorded = time.perf_counter()
@@ -234,23 +302,25 @@ class SandboxService:
                 return sandbox
         raise NoCapacity("other sandboxes took the last free resources; try again, or add a node")
 
-    async def _start_on_node(self, sandbox: Sandbox, wish: Wish) -> NodeSandbox:
+    async def _start_on_node(
+        self, sandbox: Sandbox, *, template_id: TemplateId, build_id: BuildId, env_vars: Mapping[str, str]
+    ) -> NodeSandbox:
         request = CreateSandbox(
-            template_id=sandbox.template_id,
-            build_id=sandbox.build_id,
+            template_id=template_id,
+            build_id=build_id,
             end_at=sandbox.end_at,
-            env_vars=dict(wish.env_vars),
-            access_token=self.access_token(sandbox),
+            env_vars=dict(env_vars),
+            access_token=self._tokens.access(sandbox),
+            on_timeout=NodeOnTimeout(sandbox.on_timeout),
             network=node_policy(sandbox.network),
         )
         try:
-            client = await self._nodes.get(sandbox.node_id)
-            return await client.create_sandbox(sandbox.sandbox_id, request)
+            with naming(sandbox.node_id):
+                client = await self._nodes.get(sandbox.node_id)
+                return await client.create_sandbox(sandbox.sandbox_id, request)
         except Unavailable as error:
             # It may have started without our hearing of it.
             await self._try_abandon(sandbox, error.message)
-            if type(error) is Unavailable:
-                raise _unreachable(sandbox.node_id, error) from error
             raise
         except CubeError as error:
             # The node's own verdict: nothing of it is left there.
@@ -260,7 +330,9 @@ class SandboxService:
             raise
 
     async def _record_running(self, sandbox: Sandbox, made: NodeSandbox) -> Sandbox:
-        running = sandbox.started(address=made.address, envd_version=made.envd_version, at=made.started_at)
+        running = sandbox.started(
+            address=made.address, envd_version=made.envd_version, at=made.started_at, generation=made.generation
+        )
 
         def work(uow: UnitOfWork) -> bool:
             if not uow.sandboxes.save(running, was=SandboxState.CREATING):
@@ -297,7 +369,7 @@ class SandboxService:
             if twin is None:
                 # It failed, and gave the key back.
                 return await self.create(wish)
-            if twin.state is SandboxState.RUNNING:
+            if twin.state in REACHED:
                 return twin
             if twin.state is not SandboxState.CREATING:
                 raise Conflict(
@@ -316,11 +388,9 @@ class SandboxService:
             log.warning("create_not_undone_yet", sandbox_id=sandbox.sandbox_id, error=error.message)
 
     async def _delete_on_node(self, sandbox: Sandbox) -> None:
-        try:
+        with naming(sandbox.node_id):
             client = await self._nodes.get(sandbox.node_id)
             await client.delete_sandbox(sandbox.sandbox_id)
-        except Unavailable as error:
-            raise _unreachable(sandbox.node_id, error) from error
 
 
 def _intended(wish: Wish, template: StartableTemplate, *, node_id: NodeId, now: datetime) -> Sandbox:
@@ -340,9 +410,6 @@ def _intended(wish: Wish, template: StartableTemplate, *, node_id: NodeId, now: 
         started_at=now,
         end_at=now + wish.timeout,
         metadata=wish.metadata,
+        on_timeout=wish.on_timeout,
+        auto_resume=wish.auto_resume,
     )
-
-
-def _unreachable(node_id: NodeId, error: Unavailable) -> NodeUnreachable:
-    # Without the client's advice: its service is on another machine, and NodeUnreachable has better advice.
-    return NodeUnreachable(node_id, error.message.partition(";")[0])

@@ -13,14 +13,16 @@ from appliance.cubemaster.persistence.paging import PagePosition, cut
 from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.catalogue import Catalogue
-from appliance.domain.errors import BuildNotFound, InvalidRequest, TemplateInUse, TemplateNotFound
-from appliance.domain.ids import BuildId, TemplateId, new_template_id
-from appliance.domain.sandbox import SandboxState
+from appliance.cubemaster.services.quota import Quota
+from appliance.cubemaster.services.snapshots import refuse_while_used, take_one_away
+from appliance.domain.errors import BuildNotFound, Conflict, InvalidRequest, TemplateNotFound
+from appliance.domain.ids import BuildId, new_template_id
 from appliance.domain.template import (
     DEFAULT_TAG,
     Build,
     BuildSpec,
     BuildStatus,
+    TemplateKind,
     TemplateReference,
     levels_from,
     parse_reference,
@@ -38,10 +40,11 @@ class BuildReport:
 
 
 class TemplateService:
-    def __init__(self, database: Database, catalogue: Catalogue, clock: Clock) -> None:
+    def __init__(self, database: Database, catalogue: Catalogue, clock: Clock, quota: Quota) -> None:
         self._database = database
         self._catalogue = catalogue
         self._clock = clock
+        self._quota = quota
 
     async def create(self, spec: BuildSpec, *, team: str, alias: str | None, public: bool) -> Build:
         """Ask for a build: of a new template, or of the one that has the alias already."""
@@ -50,12 +53,15 @@ class TemplateService:
 
         def work(uow: UnitOfWork) -> Build:
             team_id = uow.keys.team(team, now=now)
+            uow.keys.lock_team(team_id)
             template_id = uow.templates.of_alias(named.name, team_id=team_id) if named else None
             if template_id is None:
                 template_id = new_template_id()
                 uow.templates.add(template_id, team_id=team_id, public=public, now=now)
                 if named:
                     uow.templates.add_alias(named.name, template_id, team_id=team_id)
+            elif uow.templates.kind(template_id) is not TemplateKind.TEMPLATE:
+                raise Conflict(f"'{alias}' is the name of a snapshot; choose another one, or delete the snapshot")
             else:
                 uow.templates.touch(template_id, public=public, now=now)
             build = Build(
@@ -67,6 +73,7 @@ class TemplateService:
                 created_at=now,
             )
             uow.builds.add(build)
+            self._quota.check_builds(uow, team_id)
             return build
 
         return await self._database.transact(work)
@@ -169,18 +176,16 @@ class TemplateService:
             template_id = self._catalogue.own(uow, reference, team_id=team_id)
             if not uow.templates.lock(template_id):
                 raise TemplateNotFound(reference)
-            _refuse_while_used(uow, template_id)
+            is_snapshot = uow.templates.kind(template_id) is TemplateKind.SNAPSHOT
+            if is_snapshot and take_one_away(uow, template_id, parse_reference(reference).tag):
+                return
+            refuse_while_used(uow, template_id)
             for build in uow.builds.of_template(template_id):
                 uow.builds.cancel(build.build_id, reason="its template was deleted", now=now)
             uow.templates.hide(template_id, now=now)
 
         await self._database.transact(work)
-
-
-def _refuse_while_used(uow: UnitOfWork, template_id: TemplateId) -> None:
-    states = uow.sandboxes.live_states_of_template(template_id)
-    if states:
-        raise TemplateInUse(template_id, "paused" if states == {SandboxState.PAUSED} else "running")
+        self._catalogue.forget()
 
 
 def _visible_build(uow: UnitOfWork, build_id: str, *, team_id: str | None) -> Build:

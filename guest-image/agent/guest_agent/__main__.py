@@ -25,6 +25,7 @@ def parse_arguments(arguments: list[str]) -> Settings:
     parser.add_argument("--port", type=int, default=defaults.port)
     parser.add_argument("--state-file", type=Path, default=defaults.state_file)
     parser.add_argument("--marker-directory", type=Path, default=defaults.marker_directory)
+    parser.add_argument("--heartbeat-fd", type=int, metavar="DESCRIPTOR", help="eventfd of the process that watches")
     parser.add_argument(
         "--init-from",
         type=IPv4Address,
@@ -44,6 +45,7 @@ def parse_arguments(arguments: list[str]) -> Settings:
         port=parsed.port,
         state_file=parsed.state_file,
         marker_directory=parsed.marker_directory,
+        heartbeat_fd=parsed.heartbeat_fd,
         init_from=tuple(parsed.init_from),
         own_machine=not parsed.borrowed_machine,
     )

@@ -20,12 +20,18 @@ from guest_agent.files.upload import Uploads
 from guest_agent.filesystem import schema as filesystem
 from guest_agent.filesystem.service import FilesystemService
 from guest_agent.filesystem.watch.service import WatchService
+from guest_agent.flush import Flush
+from guest_agent.heartbeat import Heartbeat
 from guest_agent.identity.init import BorrowedMachine, GuestMachine, Initializer
+from guest_agent.logs.endpoint import Logs
+from guest_agent.logs.process_log import ProcessLog
+from guest_agent.logs.ring import LogRing
 from guest_agent.loopback.forwarding import Forwarding
 from guest_agent.loopback.sockets import ListeningSockets
 from guest_agent.metrics import Metrics
 from guest_agent.process import schema as process
 from guest_agent.process.adoption import adopt, find_orphans
+from guest_agent.process.oom import own_score
 from guest_agent.process.registry import Registry
 from guest_agent.process.service import ProcessService
 from guest_agent.routing import Route, Router
@@ -47,18 +53,27 @@ def make_agent(settings: Settings) -> Agent:
     context = Context(UserDatabase(), sessions)
     machine = GuestMachine() if settings.own_machine else BorrowedMachine()
     registry = Registry()
-    forwarding = Forwarding(str(GUEST_ADDRESS), ListeningSockets().read)
+    logs = LogRing()
+    forwarding = Forwarding(str(GUEST_ADDRESS), ListeningSockets().read, on_look=Heartbeat(settings.heartbeat_fd).beat)
     gate = Gate(sessions, InitPeers(allowed=settings.init_from))
     routes = [
-        *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory)),
-        *_process_routes(ProcessService(context, registry)),
+        *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory, logs), Flush(sessions), logs),
+        *_process_routes(ProcessService(context, registry, logs)),
         *_filesystem_routes(FilesystemService(context), WatchService(context)),
     ]
+
+    # Opened once, before the first program and before the memory is shared with clones.
+    own_score()
+
+    def listen_to(pid: int) -> ProcessLog:
+        log = ProcessLog(logs)
+        log.adopted(pid)
+        return log
 
     def on_start() -> None:
         # Without a session this is the first agent since boot, and a look through /proc would find nothing.
         if sessions.current is not None:
-            for entry in adopt(find_orphans(), registry.ended):
+            for entry in adopt(find_orphans(), registry.ended, listen_to):
                 registry.add(entry)
         if settings.own_machine:
             forwarding.start()
@@ -73,7 +88,7 @@ def make_agent(settings: Settings) -> Agent:
     return Agent(app, on_start)
 
 
-def _plain_routes(context: Context, initializer: Initializer) -> list[Route]:
+def _plain_routes(context: Context, initializer: Initializer, flush: Flush, logs: LogRing) -> list[Route]:
     async def health(_request: Request) -> ASGIApp:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
@@ -83,7 +98,9 @@ def _plain_routes(context: Context, initializer: Initializer) -> list[Route]:
     return [
         Route("GET", "/health", Access.OPEN, health),
         Route("POST", "/init", Access.NODE, initializer.endpoint),
-        Route("GET", "/metrics", Access.TOKEN, Metrics().endpoint),
+        Route("POST", "/flush", Access.NODE, flush.endpoint),
+        Route("GET", "/logs", Access.NODE_TOKEN, Logs(logs).endpoint),
+        Route("GET", "/metrics", Access.TOKEN, Metrics(logs).endpoint),
         Route("GET", "/envs", Access.TOKEN, envs),
         Route("GET", "/files", Access.SIGNED_READ, Downloads(context).endpoint),
         Route("POST", "/files", Access.SIGNED_WRITE, Uploads(context).endpoint),

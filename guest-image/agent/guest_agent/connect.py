@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from guest_agent.bodies import disconnected
 from guest_agent.codec import STREAM_PREFIX, UNARY_PREFIX, Codec, accepted, find_codec
 from guest_agent.envelope import (
     MAX_MESSAGE_BYTES,
@@ -37,6 +38,7 @@ from guest_agent.protobuf.schema import Message, Rpc
 Batch = Sequence[JsonObject]
 
 DEFAULT_KEEPALIVE = timedelta(seconds=90)
+_MAX_KEEPALIVE_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +63,23 @@ Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 def parse_call(request: Request) -> Call:
     headers = request.headers
     timeout_ms = _milliseconds(headers.get("connect-timeout-ms"))
-    keepalive = headers.get("keepalive-ping-interval", "")
     return Call(
         user_name=_basic_user(headers.get("authorization")),
         timeout=timedelta(milliseconds=timeout_ms) if timeout_ms else None,
-        keepalive=timedelta(seconds=int(keepalive)) if keepalive.isdecimal() and int(keepalive) else DEFAULT_KEEPALIVE,
+        keepalive=_keepalive(headers.get("keepalive-ping-interval", "")),
     )
+
+
+def _keepalive(value: str) -> timedelta:
+    """Return the interval asked for, or the usual one for what is no number of seconds within a day."""
+    seconds = int(value) if value.isascii() and value.isdecimal() and len(value) <= 5 else 0
+    return timedelta(seconds=seconds) if 0 < seconds <= _MAX_KEEPALIVE_S else DEFAULT_KEEPALIVE
 
 
 def _milliseconds(value: str | None) -> int:
     if value is None:
         return 0
-    if not value.isdecimal() or len(value) > 10:
+    if not (value.isascii() and value.isdecimal()) or len(value) > 10:
         raise RpcError(Code.INVALID_ARGUMENT, f"invalid Connect-Timeout-Ms: {value!r}")
     return int(value)
 
@@ -151,6 +158,9 @@ def as_rpc_error(error: Exception) -> RpcError:
         return RpcError(Code.CANCELED, "the client went away")
     if isinstance(error, OSError):
         return RpcError(_os_code(error), str(error))
+    if isinstance(error, UnicodeEncodeError):
+        # JSON can write halves of surrogate pairs, which no file and no argument has.
+        return RpcError(Code.INVALID_ARGUMENT, "a string is not Unicode text")
     traceback.print_exception(error, file=sys.stderr)
     return RpcError(Code.INTERNAL, f"{type(error).__name__}: {error}")
 
@@ -227,7 +237,7 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.ensure_future(self._send_all(send))
-        leaving = asyncio.ensure_future(_disconnected(receive))
+        leaving = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -251,8 +261,3 @@ class EventStream:
         except Exception as error:
             failure = as_rpc_error(error)
         await send({"type": "http.response.body", "body": end_of_stream(failure), "more_body": False})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

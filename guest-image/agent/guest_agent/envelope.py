@@ -70,7 +70,7 @@ def decode(payload: bytes) -> JsonObject:
     """Parse one message; an empty body is an empty message."""
     try:
         message = json.loads(payload or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RpcError(Code.INVALID_ARGUMENT, f"invalid JSON: {error}") from error
     if not isinstance(message, dict):
         raise RpcError(Code.INVALID_ARGUMENT, "the message is not an object")

@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
+from guest_agent.logs.ring import LogRing
+
 _MIB = 1024 * 1024
 
 
@@ -45,13 +47,15 @@ def parse_meminfo(text: str) -> dict[str, int]:
 class Metrics:
     """Measures processor use between one request and the next, the first since boot."""
 
-    def __init__(self, proc: Path = Path("/proc"), disk: Path = Path("/")) -> None:
+    def __init__(self, logs: LogRing, proc: Path = Path("/proc"), disk: Path = Path("/")) -> None:
+        self._logs = logs
         self._proc = proc
         self._disk = disk
         self._before = CpuTimes(0, 0)
 
     async def endpoint(self, _request: Request) -> ASGIApp:
-        return JSONResponse(self.sample())
+        # Tells the node, which asks for this every few seconds, whether there is anything new to ask for in the log.
+        return JSONResponse(self.sample(), headers={"X-Log-End": f"{self._logs.epoch}/{self._logs.next_number}"})
 
     def sample(self) -> dict[str, int | float]:
         after = parse_cpu_times((self._proc / "stat").read_text())

@@ -14,7 +14,7 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from guest_agent.coalesce import CoalescingProtocol
+from guest_agent.limits import BoundedProtocol
 from guest_agent.settings import Settings
 
 _BACKLOG = 1024
@@ -63,7 +63,7 @@ def serve(app: ASGIApp, listener: socket.socket, *, on_start: Callable[[], None]
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http=CoalescingProtocol,
+        http=BoundedProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",

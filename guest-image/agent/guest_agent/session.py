@@ -49,13 +49,15 @@ class InitRequest:
     hostname: str | None
     machine_id: str | None
     entropy: bytes
+    inherits_env: bool = False
+    """Whether variables of the session before stay, where this one does not set them: after a pause, or in a copy."""
 
 
 def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
     """Return the request, or raise HttpError 400. Unknown fields are ignored; a missing timestamp means now."""
     try:
         document = json.loads(body or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HttpError(400, f"invalid init body: {error}") from error
     if not isinstance(document, dict):
         raise HttpError(400, "invalid init body: not an object")
@@ -77,7 +79,8 @@ def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
         template_id=_text(document, "templateId") or "",
         timestamp_ns=_timestamp_ns(_text(document, "timestamp"), received_ns),
     )
-    return InitRequest(session, hostname, machine_id, _entropy(_text(document, "entropy")))
+    inherits_env = document.get("inheritEnv") is True
+    return InitRequest(session, hostname, machine_id, _entropy(_text(document, "entropy")), inherits_env)
 
 
 def _text(document: Mapping[str, object], name: str) -> str | None:

@@ -15,6 +15,8 @@ class Settings:
     """0 lets the kernel choose; the agent prints what it got."""
     state_file: Path = Path("/run/cube/agent-state.json")
     marker_directory: Path = Path("/run/e2b")
+    heartbeat_fd: int | None = None
+    """An eventfd of process 1; see `heartbeat`."""
     init_from: Sequence[IPv4Address] = ()
     """Addresses of the agent's own machine that may send /init all the same."""
     own_machine: bool = True

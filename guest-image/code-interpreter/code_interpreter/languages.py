@@ -50,6 +50,27 @@ def _bash_environment(change: EnvironmentChange) -> str:
     return "; ".join([*settings, *(f"unset -v {shlex.quote(name)}" for name in change.remove)])
 
 
+def _r_environment(change: EnvironmentChange) -> str:
+    def text(value: str) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    settings = ", ".join(f"{text(name)} = {text(value)}" for name, value in change.set.items())
+    calls = [f"Sys.setenv({settings})"] if settings else []
+    if change.remove:
+        calls.append(f"Sys.unsetenv(c({', '.join(map(text, change.remove))}))")
+    return f"invisible({{{'; '.join(calls)}}})"
+
+
+def _java_environment(change: EnvironmentChange) -> str:
+    # A process of Java's cannot change its environment: the variables are its system properties.
+    removals = f"java.util.List.of({', '.join(map(json.dumps, change.remove))}).forEach(System::clearProperty);"
+    settings = ", ".join(
+        f"java.util.Map.entry({json.dumps(name)}, {json.dumps(value)})" for name, value in change.set.items()
+    )
+    addition = f"System.getProperties().putAll(java.util.Map.ofEntries({settings}));"
+    return "\n".join(([removals] if change.remove else []) + ([addition] if settings else []))
+
+
 PYTHON = Language(
     name="python",
     kernel="python3",
@@ -63,9 +84,17 @@ JAVASCRIPT = Language(name="javascript", kernel="javascript", change_environment
 # Its own contexts, and so its own variables: a name declared in one language is not there in the other.
 TYPESCRIPT = Language(name="typescript", kernel="typescript", change_environment=_javascript_environment)
 BASH = Language(name="bash", kernel="bash", change_environment=_bash_environment)
+# R seeds its generator when it is first asked for a number.
+R = Language(
+    name="r",
+    kernel="ir",
+    change_environment=_r_environment,
+    renew_randomness='suppressWarnings(rm(".Random.seed", envir = globalenv()))',
+)
+JAVA = Language(name="java", kernel="java", change_environment=_java_environment)
 
 STARTED_AT_ONCE = (PYTHON, JAVASCRIPT)
-_LANGUAGES = {language.name: language for language in (*STARTED_AT_ONCE, TYPESCRIPT, BASH)}
+_LANGUAGES = {language.name: language for language in (*STARTED_AT_ONCE, TYPESCRIPT, BASH, R, JAVA)}
 _ALIASES = {"js": "javascript", "ts": "typescript"}
 
 

@@ -18,7 +18,7 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         return cls(
-            jupyter_url=environment.get("CODE_INTERPRETER_JUPYTER_URL", "http://127.0.0.1:8888"),
+            jupyter_url=environment.get("CODE_INTERPRETER_JUPYTER_URL", "http://127.0.0.2:49998"),
             envs_url=environment.get("CODE_INTERPRETER_ENVS_URL", "http://127.0.0.1:49983/envs"),
             home=Path(environment.get("CODE_INTERPRETER_HOME", "/home/user")),
             inherited_environment=dict(environment),

@@ -144,10 +144,15 @@ class ProcessKernel:
 
     async def _run_cell(self, code: str, request: Message, *, silent: bool) -> Mapping[str, Any] | None:
         """Run a cell and publish its events; return the error that ended it, if one did."""
-        if self._process is None or self._process.returncode is not None:
-            self._process = await self._language.start(self._publish_stream)
-        process = self._process
         error: Mapping[str, Any] | None = None
+        if self._process is None or self._process.returncode is not None:
+            try:
+                self._process = await self._language.start(self._publish_stream)
+            except FileNotFoundError as missing:
+                error = _failure("ProgramNotFound", f"{missing.filename} is not installed in this image")
+                self._publish(request, "error", error)
+                return error
+        process = self._process
         self._is_busy = True
         try:
             async for event in process.run(code, 0 if silent else self._execution_count):
@@ -185,7 +190,7 @@ class ProcessKernel:
         else:
             name = "ProcessExit"
             value = f"{self._language.program} ended with status {status}; its variables are lost"
-        return {"ename": name, "evalue": value, "traceback": [f"{name}: {value}"]}
+        return _failure(name, value)
 
     def _interrupt(self) -> None:
         """Interrupt the cell; end the process if it goes on, as Node.js may after an await."""
@@ -204,3 +209,7 @@ class ProcessKernel:
         message = parent.answer(message_type, content)
         frames = [message_type.encode(), *pack(message, self._connection.key)[len(message.identities) :]]
         self._iopub.send_multipart(frames)
+
+
+def _failure(name: str, value: str) -> Mapping[str, Any]:
+    return {"ename": name, "evalue": value, "traceback": [f"{name}: {value}"]}

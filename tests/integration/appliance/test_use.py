@@ -51,6 +51,42 @@ def test_five_sandboxes_at_once_run_code_and_keep_files_apart(site: Site) -> Non
         assert len({one[identity] for one in all_five}) == 5
 
 
+def test_what_commands_wrote_is_in_the_log_also_after_the_end(site: Site) -> None:
+    answer = site.ask(
+        """
+        import json, os, time, urllib.request
+        from e2b import Sandbox
+
+        def ask(path, wanted):
+            url = os.environ["E2B_API_URL"] + path
+            request = urllib.request.Request(url, headers={"X-API-KEY": os.environ["E2B_API_KEY"]})
+            deadline = time.monotonic() + 30
+            while True:
+                with urllib.request.urlopen(request, timeout=20) as response:
+                    answer = json.load(response)
+                if wanted in json.dumps(answer) or time.monotonic() > deadline:
+                    return answer
+
+        sandbox = Sandbox.create("base")
+        sandbox.commands.run("echo from the sandbox; echo to stderr >&2")
+        running = ask(f"/v2/sandboxes/{sandbox.sandbox_id}/logs", "from the sandbox")
+        sandbox.commands.run("echo last words")
+        sandbox.kill()
+        ended = ask(f"/sandboxes/{sandbox.sandbox_id}/logs", "last words")
+        print(json.dumps({"running": running["logs"], "ended": [json.loads(one["line"]) for one in ended["logs"]]}))
+        """
+    )
+    running, ended = answer["running"], answer["ended"]
+    assert isinstance(running, list)
+    assert isinstance(ended, list)
+    said = {one["message"]: one["fields"].get("event_type") for one in running}
+    assert said["from the sandbox"] == "stdout"
+    assert said["to stderr"] == "stderr"
+    (words,) = [line for line in ended if line["message"] == "last words"]
+    assert (words["level"], words["logger"], words["event_type"]) == ("info", "process", "stdout")
+    assert not any("warm" in line["message"] for line in ended), "what the pool did is not the owner's"
+
+
 def test_the_guest_runs_a_kernel_of_its_own(site: Site) -> None:
     answer = site.ask(
         """

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -6,6 +7,7 @@ from threading import Thread
 import pytest
 from e2b_code_interpreter import Sandbox
 
+from tests.integration.code_interpreter.image import running_image, unpack_image
 from tests.integration.code_interpreter.interpreter import Interpreter, running_interpreter
 from tests.integration.code_interpreter.programs import Programs, installed
 
@@ -57,3 +59,15 @@ def interpreter(programs: Programs, envs_url: str, tmp_path_factory: pytest.Temp
 @pytest.fixture
 def sandbox(interpreter: Interpreter) -> Sandbox:
     return interpreter.sandbox()
+
+
+@pytest.fixture(scope="session")
+def image_interpreter(envs_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
+    """The interpreter of the image that is built; the other fixtures run the one of the checkout."""
+    directory = tmp_path_factory.mktemp("image")
+    unpack_image(directory / "root")
+    try:
+        with running_image(directory / "root", directory / "log", envs_url) as running:
+            yield running
+    finally:
+        shutil.rmtree(directory / "root")

@@ -92,7 +92,7 @@ def running_interpreter(programs: Programs, directory: Path, envs_url: str) -> I
         )
         interpreter = Interpreter(
             url=f"http://127.0.0.1:{port}",
-            jupyter_url=f"http://127.0.0.1:{jupyter_port}",
+            jupyter_url=f"http://127.0.0.2:{jupyter_port}",
             home=home,
             supervisor=supervisor.pid,
         )
@@ -107,6 +107,13 @@ def running_interpreter(programs: Programs, directory: Path, envs_url: str) -> I
 def children(process: int) -> list[int]:
     tasks = Path(f"/proc/{process}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def descendants(process: int) -> list[int]:
+    found = children(process)
+    for child in found:
+        found += children(child)
+    return found
 
 
 def child_process(parent: int, text: str) -> int:

@@ -74,6 +74,13 @@ def test_scales(sandbox: Sandbox, scale: str) -> None:
     assert chart.x_scale == scale
 
 
+@pytest.mark.parametrize("scale", ["function", "functionlog"])
+def test_scales_of_the_users_own(sandbox: Sandbox, scale: str) -> None:
+    chart = draw(sandbox, f"plt.plot([1, 2], [1, 2])\nplt.xscale({scale!r}, functions=(lambda x: x, lambda x: x))")
+    assert isinstance(chart, LineChart)
+    assert chart.x_scale == scale
+
+
 def test_categories(sandbox: Sandbox) -> None:
     chart = draw(sandbox, "plt.plot(['a', 'b'], [1, 2])")
     assert isinstance(chart, LineChart)

@@ -50,8 +50,6 @@ def test_a_context_has_its_working_directory(sandbox: Sandbox, tmp_path: Path) -
     [
         ({"cwd": "/nonexistent"}, 500),
         ({"language": "no-such-language"}, 400),
-        ({"language": "r"}, 400),
-        ({"language": "java"}, 400),
     ],
 )
 def test_a_context_that_cannot_be_is_refused(interpreter: Interpreter, fields: dict[str, str], status: int) -> None:
@@ -61,9 +59,9 @@ def test_a_context_that_cannot_be_is_refused(interpreter: Interpreter, fields: d
 
 
 def test_a_cell_in_a_language_that_is_not_installed_is_refused(interpreter: Interpreter) -> None:
-    answer = httpx.post(f"{interpreter.url}/execute", json={"code": "1", "language": "java"}, timeout=60)
+    answer = httpx.post(f"{interpreter.url}/execute", json={"code": "1", "language": "cobol"}, timeout=60)
     assert answer.status_code == 400
-    assert answer.text == "Language java is not installed. Installed kernels: bash, javascript, python3, typescript"
+    assert answer.text.startswith("Language cobol is not installed. Installed kernels: bash, ")
 
 
 def test_restart_clears_the_state_and_keeps_the_id(sandbox: Sandbox, context: Context) -> None:

@@ -61,6 +61,18 @@ def test_a_shell_escape_runs_in_the_home(sandbox: Sandbox, interpreter: Interpre
     assert "".join(sandbox.run_code("!pwd").logs.stdout).strip() == str(interpreter.home)
 
 
+def test_a_magic_changes_the_directory_for_the_cells_after_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    context = sandbox.create_code_context()
+    assert sandbox.run_code(f"%cd {tmp_path}", context=context).error is None
+    assert "".join(sandbox.run_code("!pwd", context=context).logs.stdout).strip() == str(tmp_path)
+    sandbox.remove_code_context(context)
+
+
+def test_something_is_sent_into_silence(interpreter: Interpreter) -> None:
+    types = [line["type"] for line in interpreter.execute("import time; time.sleep(6)")]
+    assert types == ["number_of_executions", "keepalive", "end_of_execution"]
+
+
 def test_every_representation_arrives(sandbox: Sandbox) -> None:
     code = """
     display({"text/html": "<b>", "text/markdown": "*", "image/svg+xml": "<svg>", "text/latex": "$",
@@ -123,6 +135,15 @@ def test_much_output_arrives_whole(sandbox: Sandbox, size: int) -> None:
 def test_output_that_comes_faster_than_it_is_read_arrives_whole(sandbox: Sandbox) -> None:
     execution = sandbox.run_code("for number in range(3000): display(number)")
     assert [result.text for result in execution.results] == [str(number) for number in range(3000)]
+
+
+def test_what_a_forked_process_prints_arrives(sandbox: Sandbox) -> None:
+    code = """
+    import multiprocessing
+    process = multiprocessing.get_context("fork").Process(target=print, args=("from the child",))
+    process.start(); process.join()
+    """
+    assert "".join(sandbox.run_code(code).logs.stdout) == "from the child\n"
 
 
 def test_the_path_of_modules_is_that_of_the_users_python(sandbox: Sandbox) -> None:

@@ -2,14 +2,15 @@
 
 import os
 import signal
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.integration.code_interpreter.interpreter import Interpreter, running_interpreter
+from tests.integration.code_interpreter.interpreter import Interpreter, descendants, running_interpreter
 from tests.integration.code_interpreter.programs import Programs
 
 
@@ -39,6 +40,23 @@ def processes_in(directory: Path) -> list[int]:
     return found
 
 
+def listening_addresses(processes: Collection[int]) -> set[str]:
+    """Return the local addresses at which processes listen for TCP connections."""
+    sockets = set()
+    for process in processes:
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):
+                sockets.add(str(descriptor.readlink()))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                assert table == "tcp", local
+                found.add(socket.inet_ntoa(bytes.fromhex(local.partition(":")[0])[::-1]))
+    return found
+
+
 def wake_ups(process: int) -> int:
     """Return how often the threads of a process have gone to sleep."""
     statuses = [status.read_text() for status in Path(f"/proc/{process}/task").glob("*/status")]
@@ -49,7 +67,7 @@ def wake_ups(process: int) -> int:
 
 
 # The names by which the clients' own tests look for the processes.
-@pytest.mark.parametrize("name", ["jupyter server", "uvicorn main:app"])
+@pytest.mark.parametrize("name", ["jupyter server", "jupyter-server", "uvicorn main:app"])
 def test_a_killed_process_is_replaced(own_interpreter: Interpreter, name: str) -> None:
     killed = own_interpreter.child(name)
     own_interpreter.sandbox().run_code("lost = 1")
@@ -64,15 +82,14 @@ def test_a_killed_process_is_replaced(own_interpreter: Interpreter, name: str) -
 
 
 def test_only_the_server_is_reached_from_outside(own_interpreter: Interpreter) -> None:
-    pid = own_interpreter.child("jupyter server")
-    port = int(own_interpreter.jupyter_url.rpartition(":")[2])
-    listeners = [
-        line.split()[1]
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
-        if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
-    ]
-    assert listeners == [f"0100007F:{port:04X}"]
+    """The guest agent forwards what listens on 127.0.0.1, and what listens on no address in particular is there."""
+    sandbox = own_interpreter.sandbox()
+    for language in ("python", "javascript", "bash"):
+        sandbox.run_code("1", language=language)
+    server = own_interpreter.child("uvicorn main:app")
+    inside = set(descendants(own_interpreter.supervisor)) - {server}
+    assert listening_addresses(inside) == {"127.0.0.2"}
+    assert listening_addresses({server}) == {"127.0.0.1"}  # where these tests ask it to listen
 
 
 def test_an_idle_server_sleeps(own_interpreter: Interpreter) -> None:

@@ -34,6 +34,7 @@ from tests.support.mariadb import MariaDb, mariadb
 from tests.support.redis_server import RedisServer, redis_server
 
 DATABASE = "cube_master"
+ADMIN_TOKEN = "a" * 64
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 10) -> None:
@@ -157,7 +158,9 @@ async def appliance(
     settings: CubeMasterSettings, db: MariaDb, redis: RedisServer, run_dir: Path
 ) -> AsyncIterator[Appliance]:
     """CubeMaster with one registered node."""
-    app = create_app(settings, Secrets(envd_seed="seed", mysql_password=None, redis_password=None))
+    app = create_app(
+        settings, Secrets(envd_seed="seed", secrets_key="6" * 64, mysql_password=None, redis_password=None)
+    )
     node = FakeNode(run_dir / "node")
     async with (
         node.serving(),
@@ -172,7 +175,9 @@ async def appliance(
 @pytest.fixture
 async def api(appliance: Appliance) -> AsyncIterator[httpx.AsyncClient]:
     """CubeAPI over this CubeMaster, called with a key of the team `default`."""
-    app = create_api(CubeApiSettings(master=f"unix://{appliance.settings.socket}", key_cache_s=0))
+    app = create_api(
+        CubeApiSettings(master=f"unix://{appliance.settings.socket}", key_cache_s=0), admin_token=ADMIN_TOKEN
+    )
     key = (await appliance.master.create_key(NewKey(name="test"))).key
     transport = httpx.ASGITransport(app=app)
     async with (

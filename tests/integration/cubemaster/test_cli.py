@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.contracts.master import NewSnapshot
 from appliance.contracts.node import BuildState
 from appliance.domain.ids import API_KEY
 from tests.integration.cubemaster.conftest import Appliance, eventually
@@ -104,6 +105,27 @@ async def test_sandboxes_are_listed_shown_and_killed(appliance: Appliance) -> No
     assert again.code == 4
 
 
+async def test_sandboxes_are_paused_and_resumed_and_their_snapshots_listed(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = await appliance.sandbox(team_id)
+    taken = await appliance.master.take_snapshot(made.sandbox_id, NewSnapshot(name="warm"))
+
+    listed = await cli(socket, "--json", "snapshot", "list", "--sandbox", made.sandbox_id)
+    assert [one["snapshot_id"] for one in json.loads(listed.out)] == [taken.snapshot_id]
+    assert "default/warm:default" in (await cli(socket, "snapshot", "list")).out
+    paused = await cli(socket, "sandbox", "pause", made.sandbox_id)
+    assert paused.code == 0, paused.err
+    assert "disk and memory" in (await cli(socket, "sandbox", "info", made.sandbox_id)).out
+    again = await cli(socket, "sandbox", "pause", made.sandbox_id)
+    assert (again.code, "cannot be paused" in again.err) == (1, True)
+    resumed = await cli(socket, "--json", "sandbox", "resume", made.sandbox_id, "--no-memory")
+    assert json.loads(resumed.out)["state"] == "running"
+    assert str(made.access_token) not in resumed.out
+    assert not appliance.node.resumes[made.sandbox_id][0].memory
+    assert (await cli(socket, "sandbox", "resume", "iunknown")).code == 4
+
+
 async def test_a_new_key_is_alone_on_standard_output(appliance: Appliance) -> None:
     socket = appliance.settings.socket
     made = await cli(socket, "key", "create", "--name", "laptop", "--team", "blue")
@@ -134,3 +156,47 @@ async def test_wrong_usage_is_told_apart(appliance: Appliance) -> None:
     assert (await cli(socket, "tpl", "create-from-image", "--image", "x", "--registry-user", "me")).code == 2
     assert (await cli(socket, "tpl", "info", "not a name")).code == 2
     assert (await cli(socket, "sandbox", "kill")).code == 2
+
+
+async def test_a_team_is_made_limited_and_shown(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    made = await cli(socket, "team", "create", "blue")
+    assert made.code == 0, made.err
+    assert (await cli(socket, "team", "create", "blue")).code == 1
+
+    limited = await cli(
+        socket, "--json", "team", "set-quota", "blue", "--sandboxes", "3", "--memory", "2G", "--builds", "none"
+    )
+    assert limited.code == 0, limited.err
+    shown = json.loads(limited.out)
+    assert shown["team_id"] == made.out.strip()
+    assert (shown["limits"]["sandboxes"], shown["limits"]["memory_mib"], shown["limits"]["builds"]) == (3, 2048, None)
+    again = await cli(socket, "team", "set-quota", "blue", "--sandboxes", "default")
+    assert "0/100" in again.out
+    assert "0M/2G" in again.out
+    assert "blue" in (await cli(socket, "team", "list")).out
+    assert (await cli(socket, "team", "info", "red")).code == 4
+    assert (await cli(socket, "team", "set-quota", "blue")).code == 2
+    assert (await cli(socket, "team", "set-quota", "blue", "--vcpus", "-3")).code == 2
+
+
+async def test_a_key_is_made_with_scopes_and_an_end(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    made = await cli(
+        socket, "--json", "key", "create", "--scope", "sandboxes", "--scope", "templates", "--expires", "30d"
+    )
+    assert made.code == 0, made.err
+    (listed,) = json.loads((await cli(socket, "--json", "key", "list")).out)
+    assert listed["scopes"] == ["sandboxes", "templates"]
+    assert listed["expires_at"] > listed["created_at"]
+    assert (await cli(socket, "key", "create", "--scope", "everything")).code == 2
+    assert (await cli(socket, "key", "create", "--expires", "yesterday")).code == 2
+
+
+async def test_a_node_is_drained_and_used_again(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    assert (await cli(socket, "node", "drain", "cube-1")).code == 0
+    assert "draining" in (await cli(socket, "node", "list")).out
+    assert (await cli(socket, "node", "ready", "cube-1")).code == 0
+    assert "draining" not in (await cli(socket, "node", "list")).out
+    assert (await cli(socket, "node", "drain", "nobody")).code == 4

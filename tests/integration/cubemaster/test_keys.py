@@ -7,7 +7,7 @@ import pytest
 from appliance.contracts.master import NewKey
 from appliance.domain import errors
 from appliance.domain.ids import API_KEY
-from tests.integration.cubemaster.conftest import Appliance
+from tests.integration.cubemaster.conftest import Appliance, eventually
 
 
 def _digest(key: str) -> str:
@@ -22,7 +22,11 @@ async def test_a_key_resolves_to_its_team_until_it_is_revoked(appliance: Applian
     assert (resolved.key_id, resolved.team_slug) == (created.key_id, "blue")
     (shown,) = await appliance.master.list_keys()
     assert (shown.name, shown.mask) == ("laptop", f"{created.key[:6]}...{created.key[-4:]}")
-    assert shown.last_used_at is not None
+
+    async def noted() -> bool:
+        return (await appliance.master.list_keys())[0].last_used_at is not None
+
+    await eventually(noted)
 
     await appliance.master.revoke_key(created.key_id)
     with pytest.raises(errors.Unauthenticated):

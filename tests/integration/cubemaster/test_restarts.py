@@ -18,7 +18,7 @@ from tests.integration.cubemaster.conftest import Appliance, eventually
 from tests.support.fake_node import FakeNode, serve_on
 from tests.support.mariadb import MariaDb
 
-SECRETS = Secrets(envd_seed="seed", mysql_password=None, redis_password=None)
+SECRETS = Secrets(envd_seed="seed", secrets_key="6" * 64, mysql_password=None, redis_password=None)
 
 
 async def test_a_build_goes_on_where_it_was_after_a_restart(settings: CubeMasterSettings, run_dir: Path) -> None:

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from appliance.cubemaster.persistence.database import Database, make_engine
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.route_table import RouteTable
+from appliance.cubemaster.services.tokens import SandboxTokens
 from tests.integration.cubemaster.conftest import DATABASE, Appliance, eventually
 from tests.support.mariadb import MariaDb
 from tests.support.redis_server import RedisServer
@@ -44,7 +45,7 @@ async def test_a_flush_in_the_middle_of_a_rebuild_does_not_pass_for_a_whole_tabl
     engine = make_engine(db.url(DATABASE), connections=1)
     database = FlushedAtTheSecondLook(engine, connections=1)
     connection = Redis(unix_socket_path=str(redis.socket))
-    table = RouteTable(connection, database)
+    table = RouteTable(connection, database, SandboxTokens("seed"))
     with redis.client() as client:
         await table.check()
         assert client.exists("cube:routes-complete") == 0

@@ -33,6 +33,9 @@ async def test_create_starts_it_on_the_node_and_publishes_its_route(appliance: A
             "node": "cube-1",
             "address": appliance.node.sandboxes[made.sandbox_id].address,
             "state": "running",
+            "auto_resume": False,
+            "traffic_token_sha256": None,
+            "mask_request_host": None,
         }
     route = await appliance.master.get_route(made.sandbox_id)
     assert route.address == appliance.node.sandboxes[made.sandbox_id].address

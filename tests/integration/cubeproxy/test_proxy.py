@@ -10,7 +10,7 @@ import time
 import aiohttp
 import pytest
 
-from tests.integration.cubeproxy.conftest import DOMAIN, SANDBOX, Guest, Proxy, free_port
+from tests.integration.cubeproxy.conftest import DOMAIN, SANDBOX, Guest, Proxy, free_port, route
 
 
 @pytest.mark.parametrize("suffix", ["", "-6532622b", "-6532622b-more"])
@@ -88,7 +88,20 @@ async def test_a_guests_own_502_is_its_own(proxy: Proxy, guest: Guest) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/init", "/init/", "//init", "/%69nit", "/./init", "/x/../init", "/init?x=1", "/fsfreeze", "/upgrade"]
+    "path",
+    [
+        "/init",
+        "/init/",
+        "//init",
+        "/%69nit",
+        "/./init",
+        "/x/../init",
+        "/init?x=1",
+        "/fsfreeze",
+        "/upgrade",
+        "/logs",
+        "/logs/?after=0",
+    ],
 )
 async def test_internal_agent_routes_are_hidden(proxy: Proxy, path: str) -> None:
     proxy.publish()
@@ -103,7 +116,7 @@ async def test_the_same_paths_on_other_ports_are_the_users(proxy: Proxy, guest: 
 
 async def test_routes_missing_in_redis_come_from_the_master_once(proxy: Proxy, guest: Guest) -> None:
     other = "i" + "c" * 20
-    proxy.master.routes[other] = "127.0.0.1"
+    proxy.master.routes[other] = route()
     for _ in range(3):
         async with proxy.get(host=proxy.host(sandbox=other)) as response:
             assert response.status == 200
@@ -187,7 +200,7 @@ async def test_api_keys_are_not_taken_in_clear(proxy: Proxy) -> None:
 
 
 async def test_redis_that_is_emptied_costs_a_question_and_no_error(proxy: Proxy, guest: Guest) -> None:
-    proxy.master.routes[SANDBOX] = "127.0.0.1"
+    proxy.master.routes[SANDBOX] = route()
     with proxy.redis.client() as client:
         client.flushall()
         client.publish("cube:routes", SANDBOX)

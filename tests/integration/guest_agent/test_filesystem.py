@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,49 @@ def test_removing_is_thorough_and_spares_what_links_lead_to(agent: Agent, tmp_pa
 def test_paths_start_at_home(agent: Agent) -> None:
     for path, expected in (("", "/root"), ("~", "/root"), ("~/x/..", "/root"), ("//tmp/./", "/tmp"), ("/..", "/")):
         assert call(agent, "Stat", path=path)["entry"]["path"] == expected
+
+
+@pytest.fixture
+def other_file_system(tmp_path: Path) -> Iterator[Path]:
+    mount = tmp_path / "other"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], check=True, timeout=30)
+    yield mount
+    subprocess.run(["umount", mount], check=True, timeout=30)
+
+
+def test_what_is_moved_to_another_file_system_keeps_owner_mode_and_links(
+    agent: Agent, tmp_path: Path, other_file_system: Path
+) -> None:
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub/file").write_text("content")
+    (tree / "sub/file").chmod(0o4755)
+    (tree / "link").symlink_to("sub/file")
+    for path in (tree, tree / "sub", tree / "sub/file", tree / "link"):
+        os.chown(path, 33, 34, follow_symlinks=False)
+    (tree / "sub/file").chmod(0o4755)
+    (other_file_system / "here").mkdir()
+    moved = call(agent, "Move", source=str(tree), destination=f"{other_file_system}/here")
+    assert moved["entry"]["type"] == "FILE_TYPE_DIRECTORY"
+    assert not tree.exists()
+    here = other_file_system / "here"
+    assert (here / "link").readlink() == Path("sub/file")
+    assert (here / "sub/file").stat().st_mode & 0o7777 == 0o4755
+    for path in (here, here / "sub", here / "sub/file", here / "link"):
+        assert (path.lstat().st_uid, path.lstat().st_gid) == (33, 34)
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    assert "entry" in call(agent, "Move", source=f"{tmp_path}/a", destination=f"{other_file_system}/file")
+    assert "entry" in call(agent, "Move", source=f"{tmp_path}/b", destination=f"{other_file_system}/file")
+    assert (other_file_system / "file").read_text() == "b"
+    (tmp_path / "c").touch()
+    refused = call(agent, "Move", source=f"{tmp_path}/c", destination=f"{other_file_system}/here")
+    assert refused["code"] == "invalid_argument"
+    assert (tmp_path / "c").exists()
+
+
+def test_a_depth_may_be_written_as_a_string(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    assert len(call(agent, "ListDir", path=str(tmp_path), depth="2")["entries"]) == 1
+    assert call(agent, "ListDir", path=str(tmp_path), depth=-1)["code"] == "invalid_argument"

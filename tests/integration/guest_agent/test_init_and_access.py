@@ -53,6 +53,23 @@ def test_an_older_init_is_ignored(tmp_path: Path) -> None:
         assert agent.request("GET", "/envs").json == {"V": "new"}
 
 
+def test_variables_stay_over_an_init_that_inherits_them_and_over_no_other(agent: Agent) -> None:
+    agent.init(accessToken=TOKEN, sandboxId="isandbox", envVars={"A": "1", "B": "2"})
+    agent.init(accessToken=TOKEN, sandboxId="isandbox", envVars={"B": "3"}, inheritEnv=True)
+    assert agent.request("GET", "/envs").json == {"A": "1", "B": "3"}
+    agent.init(accessToken=TOKEN, sandboxId="isandbox", envVars={"C": "4"})
+    assert agent.request("GET", "/envs").json == {"C": "4"}
+
+
+def test_the_node_and_nobody_in_the_sandbox_may_have_it_flushed(tmp_path: Path) -> None:
+    with running_agent(tmp_path, "--init-from", "127.0.0.1") as agent:
+        agent.init(accessToken=TOKEN, envVars={"A": "b"})
+        agent.token = None
+        assert agent.request("POST", "/flush").json == {"envVars": {"A": "b"}}
+    with running_agent(tmp_path) as agent:
+        assert agent.request("POST", "/flush").status == 403
+
+
 def test_a_restarted_agent_keeps_its_token(tmp_path: Path) -> None:
     with running_agent(tmp_path, "--init-from", "127.0.0.1") as agent:
         agent.init(accessToken=TOKEN, envVars={"A": "b"})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from guest_agent.process.launch import launch_on_terminal, launch_with_pipes
+from guest_agent.process.oom import own_score
 from guest_agent.process.running import Process
 from guest_agent.process.spawn import Command
 from guest_agent.process.terminal import TerminalSize
@@ -41,6 +42,7 @@ async def test_a_process_that_cannot_be_watched_is_not_left_behind(
         started.append(pid)
         raise OSError(errno.EMFILE, "Too many open files")
 
+    own_score()
     monkeypatch.setattr(os, "pidfd_open", no_descriptor_left)
     before = descriptors()
     with pytest.raises(OSError, match="Too many open files"):

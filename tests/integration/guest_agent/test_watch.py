@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -149,3 +150,19 @@ def test_a_stream_that_ends_leaves_no_descriptor_behind(agent: Agent, tree: Path
     while descriptors() > before and time.monotonic() < deadline:
         agent.request("GET", "/health")
     assert descriptors() <= before
+
+
+def test_lost_events_are_told_and_the_watcher_goes_on(agent: Agent, tree: Path) -> None:
+    watcher = call(agent, "CreateWatcher", path=str(tree))["watcherId"]
+    # A stopped agent gathers nothing: the kernel's queue runs over.
+    agent.process.send_signal(signal.SIGSTOP)
+    try:
+        for number in range(20_000):
+            (tree / f"{number}").touch()
+    finally:
+        agent.process.send_signal(signal.SIGCONT)
+    assert call(agent, "GetWatcherEvents", watcherId=watcher)["code"] == "resource_exhausted"
+    call(agent, "GetWatcherEvents", watcherId=watcher)
+    (tree / "after").touch()
+    assert ("after", "CREATE") in pairs(call(agent, "GetWatcherEvents", watcherId=watcher)["events"])
+    assert call(agent, "RemoveWatcher", watcherId=watcher) == {}

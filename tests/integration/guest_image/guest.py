@@ -9,12 +9,13 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any
 
 from appliance.cubevs.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC
 from appliance.cubevs.taps import open_tap
@@ -31,6 +32,7 @@ AGENT_PORT = 49983
 BOOT_DEADLINE_S = 90
 _ENVELOPE = struct.Struct(">BI")
 _END_STREAM = 2
+_ROOT = {"Authorization": "Basic " + base64.b64encode(b"root:").decode()}
 
 
 def boot_source(guest: Path) -> BootSource:
@@ -112,6 +114,46 @@ class BootedGuest:
         assert status == 200, stream
         return _standard_output(stream)
 
+    async def start(self, *argv: str) -> int:
+        """Start a program, leave its stream at once and return its pid."""
+        return await asyncio.to_thread(self._start, argv)
+
+    async def listed(self) -> dict[int, str]:
+        """Return the commands of the running processes by pid."""
+        status, answer = await asyncio.to_thread(self._request, "POST", "/process.Process/List", b"{}")
+        assert status == 200, answer
+        return {entry["pid"]: entry["config"]["cmd"] for entry in json.loads(answer)["processes"]}
+
+    async def end_of(self, pid: int) -> dict[str, object]:
+        """Follow a process to its end and return what the stream says of it."""
+        message = json.dumps({"process": {"pid": pid}}).encode()
+        status, stream = await asyncio.to_thread(
+            self._request,
+            "POST",
+            "/process.Process/Connect",
+            _ENVELOPE.pack(0, len(message)) + message,
+            "application/connect+json",
+        )
+        assert status == 200, stream
+        ends = [event["end"] for event in _events(stream) if "end" in event]
+        assert len(ends) == 1, stream
+        end: dict[str, object] = ends[0]
+        return end
+
+    def _start(self, argv: Sequence[str]) -> int:
+        message = json.dumps({"process": {"cmd": argv[0], "args": argv[1:], "cwd": "/"}}).encode()
+        with closing(self._connect(timeout_s=30)) as connection:
+            connection.request(
+                "POST",
+                "/process.Process/Start",
+                _ENVELOPE.pack(0, len(message)) + message,
+                {"Content-Type": "application/connect+json", **_ROOT},
+            )
+            response = connection.getresponse()
+            _, length = _ENVELOPE.unpack(response.read(_ENVELOPE.size))
+            pid: int = json.loads(response.read(length))["event"]["start"]["pid"]
+            return pid
+
     def fetch(self, port: int, path: str) -> bytes | None:
         """Return a file of a server in the guest, or None where nothing listens on the port."""
         try:
@@ -141,21 +183,23 @@ class BootedGuest:
     def _request(
         self, method: str, path: str, body: bytes = b"", content_type: str = "application/json", timeout_s: float = 30
     ) -> tuple[int, bytes]:
+        with closing(self._connect(timeout_s=timeout_s)) as connection:
+            connection.request(method, path, body, {"Content-Type": content_type, **_ROOT})
+            response = connection.getresponse()
+            return response.status, response.read()
+
+    def _connect(self, *, timeout_s: float) -> HTTPConnection:
         connection = HTTPConnection(str(GUEST_ADDRESS), AGENT_PORT, timeout=timeout_s)
         with self.namespace.entered():
             connection.sock = socket.create_connection((str(GUEST_ADDRESS), AGENT_PORT), timeout_s)
-        try:
-            basic = base64.b64encode(b"root:").decode()
-            headers = {"Content-Type": content_type, "Authorization": f"Basic {basic}"}
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+        return connection
 
 
 def _standard_output(stream: bytes) -> str:
-    output = b""
+    return b"".join(base64.b64decode(event.get("data", {}).get("stdout", "")) for event in _events(stream)).decode()
+
+
+def _events(stream: bytes) -> Iterator[dict[str, Any]]:
     while stream:
         flags, length = _ENVELOPE.unpack_from(stream)
         message = json.loads(stream[_ENVELOPE.size : _ENVELOPE.size + length])
@@ -163,5 +207,4 @@ def _standard_output(stream: bytes) -> str:
         if flags & _END_STREAM:
             assert "error" not in message, message
             continue
-        output += base64.b64decode(message.get("event", {}).get("data", {}).get("stdout", ""))
-    return output.decode()
+        yield message.get("event", {})

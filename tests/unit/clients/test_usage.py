@@ -9,6 +9,7 @@ import pytest
 
 from appliance.clients.guest import Usage, parse_usage
 from appliance.domain.errors import GuestFailure
+from guest_agent.logs.ring import LogRing
 from guest_agent.metrics import Metrics
 from tests.support.fake_guests import USAGE
 
@@ -26,7 +27,7 @@ def test_what_the_agent_sends_is_read() -> None:
 
 
 def test_the_real_agents_report_is_believed() -> None:
-    usage = parse_usage(json.dumps(Metrics().sample()).encode())
+    usage = parse_usage(json.dumps(Metrics(LogRing()).sample()).encode())
     assert 0 < usage.memory_used < usage.memory_total
     assert 0 < usage.disk_used <= usage.disk_total
 

@@ -4,7 +4,17 @@ import subprocess
 
 import pytest
 
-from code_interpreter.languages import BASH, JAVASCRIPT, PYTHON, TYPESCRIPT, EnvironmentChange, Language, find_language
+from code_interpreter.languages import (
+    BASH,
+    JAVA,
+    JAVASCRIPT,
+    PYTHON,
+    TYPESCRIPT,
+    EnvironmentChange,
+    Language,
+    R,
+    find_language,
+)
 
 AWKWARD = "quote ' \" back\\slash \n line $HOME é"
 
@@ -45,9 +55,26 @@ def test_a_change_of_nothing_is_none() -> None:
     assert EnvironmentChange(set={}, remove=("A",))
 
 
-@pytest.mark.parametrize(("name", "language"), [("ts", TYPESCRIPT), ("TypeScript", TYPESCRIPT), ("Bash", BASH)])
+@pytest.mark.parametrize(
+    ("name", "language"), [("ts", TYPESCRIPT), ("TypeScript", TYPESCRIPT), ("Bash", BASH), ("R", R), ("Java", JAVA)]
+)
 def test_more_languages_have_names(name: str, language: Language) -> None:
     assert find_language(name) is language
+
+
+def test_r_code_quotes_what_it_sets() -> None:
+    assert R.change_environment is not None
+    code = R.change_environment(EnvironmentChange(set={"A": 'x"\\é\n'}, remove=["B", "C"]))
+    assert code == r"""invisible({Sys.setenv("A" = "x\"\\é\n"); Sys.unsetenv(c("B", "C"))})"""
+
+
+def test_java_code_quotes_what_it_sets_as_properties() -> None:
+    assert JAVA.change_environment is not None
+    removal, addition = JAVA.change_environment(EnvironmentChange(set={"A": 'x"\\é\n'}, remove=["B"])).splitlines()
+    assert removal == 'java.util.List.of("B").forEach(System::clearProperty);'
+    assert addition == (
+        r"""System.getProperties().putAll(java.util.Map.ofEntries(java.util.Map.entry("A", "x\"\\\u00e9\n")));"""
+    )
 
 
 def test_bash_code_quotes_what_it_sets() -> None:

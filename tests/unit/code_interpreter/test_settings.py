@@ -5,7 +5,7 @@ from code_interpreter.settings import Settings
 
 def test_defaults_are_those_of_a_sandbox() -> None:
     settings = Settings.from_environment({})
-    assert settings.jupyter_url == "http://127.0.0.1:8888"
+    assert settings.jupyter_url == "http://127.0.0.2:49998"
     assert settings.envs_url == "http://127.0.0.1:49983/envs"
     assert settings.home == Path("/home/user")
 

@@ -115,6 +115,9 @@ async def test_another_teams_sandbox_does_not_exist(api: httpx.AsyncClient) -> N
         ("POST", "/timeout", {"timeout": 5}),
         ("POST", "/refreshes", {"duration": 5}),
         ("POST", "/connect", {"timeout": 5}),
+        ("POST", "/pause", None),
+        ("POST", "/resume", None),
+        ("PUT", "/network", {}),
     ):
         response = await api.request(method, f"/sandboxes/{sandbox_id}{path}", json=body, headers=theirs)
         assert response.status_code == 404, (method, path)
@@ -127,8 +130,15 @@ async def test_another_teams_sandbox_does_not_exist(api: httpx.AsyncClient) -> N
     [
         ({"timeout": 0}, "Timeout must be greater than 0"),
         ({"timeout": 25 * 3600}, "Timeout cannot be greater than 24 hours"),
-        ({"autoPause": True}, "autoPause is not supported"),
-        ({"network": {"allowPublicTraffic": False}}, "network.allowPublicTraffic is not supported"),
+        ({"autoPauseMemory": False}, "autoPauseMemory=false only applies when autoPause is true."),
+        (
+            {"autoPause": True, "autoPauseMemory": False, "autoResume": {"enabled": True}},
+            "autoPauseMemory=false (filesystem-only auto-pause) cannot be combined with autoResume",
+        ),
+        ({"network": {"dnsServers": ["9.9.9.9"]}}, "network.dnsServers is not supported"),
+        ({"network": {"egressProxy": {"address": "p:1080"}}}, "network.egressProxy is not supported"),
+        ({"network": {"httpsPorts": [8443]}}, "network.httpsPorts is not supported"),
+        ({"network": {"rules": {"a.b": []}}}, "network.rules is not supported"),
         ({"mcp": {}}, "mcp is not supported"),
         ({"volumeMounts": [{"name": "v", "path": "/v"}]}, "volumeMounts is not supported"),
         ({"metadata": {"a": 1}}, "metadata"),
@@ -141,6 +151,54 @@ async def test_what_cannot_be_served_is_refused_by_name(
     assert response.status_code == 400
     assert message in response.json()["message"]
     assert master.created == []
+
+
+async def test_a_private_sandbox_has_a_traffic_token_that_no_list_shows(api: httpx.AsyncClient) -> None:
+    created = await create(api, network={"allowPublicTraffic": False, "maskRequestHost": "localhost:${PORT}"})
+    token, path = created["trafficAccessToken"], f"/sandboxes/{created['sandboxID']}"
+    connected = await api.post(f"/v2{path}/connect", json={"timeout": 10})
+    assert connected.json()["trafficAccessToken"] == token
+    detail = (await api.get(path)).json()
+    assert detail["network"] == {"allowPublicTraffic": False, "maskRequestHost": "localhost:${PORT}"}
+    assert token not in str(detail)
+    assert token not in (await api.get("/v2/sandboxes")).text
+
+
+async def test_a_public_sandbox_has_no_traffic_token(api: httpx.AsyncClient) -> None:
+    assert "trafficAccessToken" not in await create(api)
+
+
+async def test_privacy_needs_a_secured_agent(api: httpx.AsyncClient, master: FakeMaster) -> None:
+    private = {"templateID": "base", "network": {"allowPublicTraffic": False}}
+    refused = await api.post("/sandboxes", json=private)
+    assert (refused.status_code, refused.json()["message"]) == (
+        400,
+        "You cannot create a sandbox without public access unless you enable secure envd access via 'secure' flag.",
+    )
+    assert master.created == []
+    assert (await api.post("/sandboxes", json={**private, "secure": True})).status_code == 201
+
+
+async def test_network_rules_are_replaced_whole(api: httpx.AsyncClient) -> None:
+    path = f"/sandboxes/{(await create(api, network={'denyOut': ['0.0.0.0/0'], 'allowOut': ['1.1.1.1']}))['sandboxID']}"
+    rules = {"allowPublicTraffic": True, "allowOut": ["1.1.1.1"], "denyOut": ["0.0.0.0/0"]}
+    assert (await api.get(path)).json()["network"] == rules
+    assert (await api.put(f"{path}/network", json={"allow_internet_access": False})).status_code == 204
+    detail = (await api.get(path)).json()
+    assert (detail["network"], detail["allowInternetAccess"]) == ({"allowPublicTraffic": True}, False)
+    assert (await api.put(f"{path}/network", json={})).status_code == 204
+    assert (await api.get(path)).json()["allowInternetAccess"] is True
+
+
+@pytest.mark.parametrize("field", ["dnsServers", "egressProxy", "rules"])
+async def test_an_update_that_cannot_be_served_is_refused_by_name(api: httpx.AsyncClient, field: str) -> None:
+    path = f"/sandboxes/{(await create(api))['sandboxID']}/network"
+    asked = {"dnsServers": ["9.9.9.9"], "egressProxy": {"address": "p:1080"}, "rules": {"a.b": []}}
+    refused = await api.put(path, json={field: asked[field]})
+    assert (refused.status_code, refused.json()["message"]) == (
+        400,
+        f"{field} is not supported by this release; leave it out",
+    )
 
 
 async def test_unknown_fields_are_ignored(api: httpx.AsyncClient) -> None:

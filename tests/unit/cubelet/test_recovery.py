@@ -27,7 +27,6 @@ def record(name: str, stage: Stage, *, tap: int = 1, boot: str = BOOT) -> VmReco
         template_id=TemplateId("t"),
         build_id=BuildId("b"),
         envd_version="0.6.13",
-        uid=100_001,
         tap_name=f"cubetap{tap}",
         tap_ifindex=10 + tap,
         address=IPv4Address("10.88.0.1") + tap,
@@ -35,7 +34,7 @@ def record(name: str, stage: Stage, *, tap: int = 1, boot: str = BOOT) -> VmReco
         stage=stage,
         process=VmProcess(vm_id, 1000 + tap, 1, "/usr/bin/qemu", f"/run/{name}/qmp", f"/run/{name}"),
         sandbox=SandboxRecord(sandbox_id=SandboxId("i" + name), started_at=NOW, end_at=NOW, pooled=False)
-        if stage in (Stage.CREATING, Stage.RUNNING, Stage.ENDING)
+        if stage not in (Stage.PREPARING, Stage.WAITING)
         else None,
     )
 
@@ -75,6 +74,43 @@ def test_a_sandbox_that_ended_meanwhile_has_its_reason(there: VmRecord, reason: 
     plan = reconcile([there], observed())
     assert [(one.vm_id, why) for one, why, _ in plan.end] == [("v1", reason)]
     assert plan.adopt == ()
+
+
+@pytest.mark.parametrize("boot", [BOOT, "an-earlier-boot"])
+@pytest.mark.parametrize("alive", [True, False])
+@pytest.mark.parametrize("stage", [Stage.PAUSING, Stage.PAUSED, Stage.RESUMING])
+def test_what_has_been_saved_is_paused_whatever_became_of_the_vm(stage: Stage, alive: bool, boot: str) -> None:
+    there = record("v1", stage, boot=boot)
+    seen = replace(observed(*["v1"] * alive), saved={VmId("v1")}, vmm_pids={VmId("v1"): (1001,)})
+    plan = reconcile([there], seen)
+    assert plan.paused == (there,)
+    assert (plan.adopt, plan.end, plan.destroy) == ((), (), ())
+    assert plan.stray_pids == (1001,), "what is left of its VM is ended"
+
+
+def test_a_pause_that_had_not_saved_yet_leaves_the_sandbox_running() -> None:
+    pausing = record("v1", Stage.PAUSING)
+    assert reconcile([pausing], observed("v1")).adopt == (pausing,)
+
+
+def test_a_tap_that_a_record_of_an_earlier_boot_names_is_free() -> None:
+    seen = replace(observed(), saved={VmId("v1")}, taps=(tap(1),))
+    assert reconcile([record("v1", Stage.RESUMING, tap=1, boot="an-earlier-boot")], seen).free_taps == (tap(1),)
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [
+        (record("v1", Stage.PAUSING), EndReason.VMM_DIED),
+        (record("v1", Stage.PAUSING, boot="an-earlier-boot"), EndReason.NODE_REBOOTED),
+        (record("v1", Stage.PAUSED), EndReason.VMM_DIED),
+        (record("v1", Stage.RESUMING), EndReason.VMM_DIED),
+    ],
+)
+def test_a_sandbox_of_which_nothing_is_left_has_ended(there: VmRecord, reason: EndReason) -> None:
+    plan = reconcile([there], observed())
+    assert [(one.vm_id, why) for one, why, _ in plan.end] == [("v1", reason)]
+    assert plan.paused == ()
 
 
 def test_a_process_of_an_earlier_boot_is_never_adopted() -> None:

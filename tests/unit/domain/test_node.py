@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.domain.ids import NodeId, SandboxId
-from appliance.domain.node import AbsenceWatch, HeartbeatWatch, compare
+from appliance.domain.node import AbsenceWatch, HeartbeatWatch, compare, compare_sleep
 from appliance.domain.sandbox import LIVE, EndReason, Sandbox, SandboxState
-from tests.unit.domain.test_sandbox import sandbox
+from tests.unit.domain.test_sandbox import sandbox, seen
 
 A, B = NodeId("a"), NodeId("b")
 
@@ -65,10 +66,31 @@ def test_every_difference_has_exactly_one_answer(
 
     assert ended.isdisjoint(reported)
     assert ended.isdisjoint(verdict.absent)
-    assert all(states[one] is not SandboxState.PAUSED for one in ended)
+    on_disk = {SandboxState.PAUSING, SandboxState.PAUSED, SandboxState.RESUMING}
+    assert all(states[one] not in on_disk for one in ended)
     unwanted = {one for one in reported if states.get(one, SandboxState.KILLING) is SandboxState.KILLING}
     assert set(verdict.delete) == unwanted
     running_elsewhere = {one for one, state in states.items() if state is SandboxState.RUNNING and one not in reported}
     assert running_elsewhere == ({one for one in ended if states[one] is SandboxState.RUNNING} | set(verdict.absent))
     if rebooted:
         assert verdict.absent == ()
+
+
+def test_only_news_of_the_node_puts_a_sandbox_to_sleep_or_calls_a_stray() -> None:
+    running = replace(sandbox(SandboxState.RUNNING, sandbox_id="i1"), generation=2)
+    paused = replace(sandbox(SandboxState.PAUSED, sandbox_id="i2"), generation=3)
+
+    def said(generation_of_1: int, generation_of_2: int) -> tuple[tuple[Sandbox, ...], tuple[Sandbox, ...]]:
+        found = compare_sleep(
+            [running, paused],
+            {
+                running.sandbox_id: seen(paused=True, generation=generation_of_1),
+                paused.sandbox_id: seen(paused=False, generation=generation_of_2),
+            },
+        )
+        return found.slept, found.strayed
+
+    assert said(1, 2) == ((), ())
+    assert said(3, 2) == ((running,), ())
+    assert said(1, 4) == ((), (paused,))
+    assert compare_sleep([running, paused], {}).slept == ()

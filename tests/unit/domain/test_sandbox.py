@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,10 +9,20 @@ from hypothesis import strategies as st
 
 from appliance.contracts import master as wire
 from appliance.contracts import node as node_wire
-from appliance.domain.errors import CubeError, SandboxNotFound, SandboxTransitioning
+from appliance.domain.errors import Conflict, CubeError, SandboxNotFound, SandboxTransitioning
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import LIVE, TRANSITIONS, VISIBLE, EndReason, Sandbox, SandboxState
+from appliance.domain.sandbox import (
+    CHANGING,
+    LIVE,
+    REACHED,
+    TRANSITIONS,
+    EndReason,
+    Observation,
+    OnTimeout,
+    Sandbox,
+    SandboxState,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -65,8 +76,8 @@ def test_a_sandbox_cannot_start_after_its_kill() -> None:
         sandbox(SandboxState.KILLING).started(address="10.88.0.2", envd_version="0.6.13", at=NOW)
 
 
-@pytest.mark.parametrize("state", sorted(set(SandboxState) - VISIBLE))
-def test_only_what_callers_see_can_be_retimed(state: SandboxState) -> None:
+@pytest.mark.parametrize("state", sorted(set(SandboxState) - REACHED))
+def test_only_what_runs_can_be_retimed(state: SandboxState) -> None:
     with pytest.raises(CubeError):
         sandbox(state).with_timeout(timedelta(minutes=1), now=NOW, extend_only=False)
 
@@ -80,7 +91,79 @@ def test_timeouts_count_from_now_and_extending_never_shortens(timeout_s: int, la
     assert extended.end_at == max(before.end_at, now + timeout)
 
 
+def seen(*, paused: bool, generation: int) -> Observation:
+    return Observation(
+        paused=paused,
+        generation=generation,
+        paused_at=NOW if paused else None,
+        filesystem_only=False,
+        address=None if paused else "10.88.0.3",
+    )
+
+
+def test_a_pause_and_a_resume_end_where_the_node_says() -> None:
+    pausing = sandbox().pausing(at=NOW)
+    assert (pausing.state, pausing.changing_since) == (SandboxState.PAUSING, NOW)
+    paused = pausing.settled(seen(paused=True, generation=1), at=NOW)
+    assert (paused.state, paused.address, paused.paused_at) == (SandboxState.PAUSED, None, NOW)
+    later = NOW + timedelta(minutes=1)
+    resuming = paused.resuming(timedelta(seconds=30), at=later)
+    running = resuming.settled(seen(paused=False, generation=2), at=later)
+    assert (running.state, running.address, running.paused_at) == (SandboxState.RUNNING, "10.88.0.3", None)
+    assert running.end_at == later + timedelta(seconds=30)
+    assert running.changing_since is None
+    assert pausing.settled(seen(paused=False, generation=0), at=NOW).state is SandboxState.RUNNING
+    assert resuming.settled(seen(paused=True, generation=1), at=NOW).paused_at == NOW
+
+
+def test_a_report_that_a_call_overtook_changes_nothing() -> None:
+    running = replace(sandbox(), generation=2)
+    assert running.settled(seen(paused=True, generation=1), at=NOW) is running
+    assert running.settled(seen(paused=True, generation=2), at=NOW) is running
+    assert running.settled(seen(paused=True, generation=3), at=NOW).state is SandboxState.PAUSED
+
+
+@pytest.mark.parametrize("state", sorted(SandboxState))
+def test_what_is_paused_or_killed_out_of_a_pause_holds_nothing(state: SandboxState) -> None:
+    assert sandbox(state).holds_resources is (state not in {SandboxState.PAUSED, SandboxState.ENDED})
+    paused = replace(sandbox(SandboxState.PAUSED), paused_at=NOW)
+    assert not paused.killing().holds_resources
+    assert paused.resuming(timedelta(seconds=1), at=NOW).killing().holds_resources
+
+
+@pytest.mark.parametrize("state", sorted(CHANGING - {SandboxState.SNAPSHOTTING}))
+def test_with_its_node_lost_what_was_on_its_way_waits_on_the_disk(state: SandboxState) -> None:
+    waiting = sandbox(state).out_of_reach(at=NOW)
+    assert waiting is not None
+    assert waiting.state is SandboxState.PAUSED
+    assert sandbox(SandboxState.RUNNING).out_of_reach(at=NOW) is None
+
+
+def test_a_paused_one_is_neither_paused_again_nor_retimed_and_a_running_one_not_resumed() -> None:
+    with pytest.raises(Conflict, match="cannot be paused while in 'paused' state"):
+        sandbox(SandboxState.PAUSED).pausing(at=NOW)
+    with pytest.raises(Conflict, match="cannot be forked while in 'paused' state"):
+        sandbox(SandboxState.PAUSED).snapshotting(at=NOW, what="forked")
+    with pytest.raises(Conflict, match="already running"):
+        sandbox().resuming(timedelta(seconds=1), at=NOW)
+    with pytest.raises(SandboxTransitioning, match="being snapshotted"):
+        sandbox(SandboxState.SNAPSHOTTING).pausing(at=NOW)
+
+
+def test_traffic_wakes_no_sandbox_that_would_boot() -> None:
+    wanted = replace(sandbox(SandboxState.PAUSED), auto_resume=True)
+    assert wanted.wakes
+    assert not replace(wanted, filesystem_only=True).wakes
+    assert replace(wanted, on_timeout=OnTimeout.KILL).wakes
+
+
 STEPS = {
+    "pause": lambda one: one.pausing(at=NOW),
+    "snapshot": lambda one: one.snapshotting(at=NOW),
+    "resume": lambda one: one.resuming(timedelta(seconds=1), at=NOW),
+    "slept": lambda one: one.settled(seen(paused=True, generation=one.generation + 1), at=NOW),
+    "runs": lambda one: one.settled(seen(paused=False, generation=one.generation + 1), at=NOW),
+    "unheard": lambda one: one.unheard(),
     "start": lambda one: one.started(address="10.88.0.2", envd_version="0.6.13", at=NOW),
     "kill": lambda one: one.killing(),
     "end": lambda one: one.ended(EndReason.TIMEOUT, detail="", at=NOW),
@@ -96,7 +179,8 @@ def test_no_sequence_of_calls_revives_a_sandbox_or_changes_why_it_ended(steps: l
             after = STEPS[step](current)
         except CubeError:
             continue
-        assert current.state is not SandboxState.ENDED
+        assert current.state is not SandboxState.ENDED or after is current
         assert after.state is current.state or after.state in TRANSITIONS[current.state]
+        assert (after.changing_since is not None) == (after.state in CHANGING)
         assert (after.end is not None) == (after.state is SandboxState.ENDED)
         current = after

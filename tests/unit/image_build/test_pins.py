@@ -44,7 +44,7 @@ def test_every_package_that_is_wanted_is_locked(name: str) -> None:
         "kernel": wanted.kernel_packages,
         "agent": wanted.agent_packages,
         "base": wanted.base_packages,
-        "code-interpreter": wanted.code_interpreter_packages,
+        "code-interpreter": wanted.code_interpreter.packages,
         "tests": wanted.test_packages,
     }[name]
     locked = {deb.name for deb in read_debs(GUEST_IMAGE / "locks" / f"{name}.lock")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Index, Integer, String, Text, UniqueConstraint
-from sqlalchemy.dialects.mysql import DATETIME
+from sqlalchemy.dialects.mysql import DATETIME, MEDIUMBLOB
 
 revision = "0001"
 down_revision = None
@@ -24,6 +24,11 @@ def upgrade() -> None:
         Column("team_id", _id(), primary_key=True),
         Column("slug", _id(64), nullable=False, unique=True),
         Column("created_at", DATETIME(fsp=6), nullable=False),
+        Column("max_sandboxes", Integer),
+        Column("max_vcpus", Integer),
+        Column("max_memory_mib", BigInteger),
+        Column("max_disk_mib", BigInteger),
+        Column("max_builds", Integer),
     )
     op.create_table(
         "api_keys",
@@ -32,7 +37,9 @@ def upgrade() -> None:
         Column("name", String(255), nullable=False),
         Column("sha256", _id(64), nullable=False, unique=True),
         Column("mask", _id(16), nullable=False),
+        Column("scopes", JSON),
         Column("created_at", DATETIME(fsp=6), nullable=False),
+        Column("expires_at", DATETIME(fsp=6)),
         Column("last_used_at", DATETIME(fsp=6)),
         Column("revoked_at", DATETIME(fsp=6)),
     )
@@ -53,11 +60,15 @@ def upgrade() -> None:
         Column("memory_reserved_mib", BigInteger, nullable=False),
         Column("heartbeats", BigInteger, nullable=False),
         Column("last_heartbeat_at", DATETIME(fsp=6), nullable=False),
+        Column("draining", Boolean, nullable=False),
+        Column("status_changed_at", DATETIME(fsp=6), nullable=False),
+        Column("host", JSON),
     )
     op.create_table(
         "templates",
         Column("template_id", _id(), primary_key=True),
         Column("team_id", _id(), ForeignKey("teams.team_id"), nullable=False),
+        Column("kind", _word(), nullable=False),
         Column("public", Boolean, nullable=False),
         Column("created_at", DATETIME(fsp=6), nullable=False),
         Column("updated_at", DATETIME(fsp=6), nullable=False),
@@ -90,6 +101,7 @@ def upgrade() -> None:
         Column("step", String(64)),
         Column("disk_size_mib", Integer),
         Column("envd_version", String(32)),
+        Column("source_sandbox_id", _id()),
         Column("created_at", DATETIME(fsp=6), nullable=False),
         Column("finished_at", DATETIME(fsp=6)),
         Column("lease_token", _id()),
@@ -146,6 +158,7 @@ def upgrade() -> None:
         Column("generation", Integer, nullable=False),
         Column("paused_at", DATETIME(fsp=6)),
         Column("filesystem_only", Boolean, nullable=False),
+        Column("changing_since", DATETIME(fsp=6)),
         Column("address", String(45)),
         Column("idempotency_key", _id(255)),
         Column("started_at", DATETIME(fsp=6), nullable=False),
@@ -158,6 +171,7 @@ def upgrade() -> None:
         Index("ix_sandboxes_state", "state", "started_at", "sandbox_id"),
         Index("ix_sandboxes_node", "node_id", "state"),
         Index("ix_sandboxes_template", "template_id", "state", "started_at"),
+        Index("ix_sandboxes_team_ended", "team_id", "ended_at"),
     )
     op.create_table(
         "events",
@@ -170,11 +184,33 @@ def upgrade() -> None:
         Column("detail", JSON, nullable=False),
         Index("ix_events_sandbox", "sandbox_id"),
         Index("ix_events_at", "at"),
+        Index("ix_events_team", "team_id", "at"),
+    )
+    op.create_table(
+        "secrets",
+        Column("secret_id", _id(), primary_key=True),
+        Column("team_id", _id(), ForeignKey("teams.team_id"), nullable=False),
+        Column("name", _id(128), nullable=False),
+        Column("current_version", Integer, nullable=False),
+        Column("metadata", JSON, nullable=False),
+        Column("created_at", DATETIME(fsp=6), nullable=False),
+        Column("updated_at", DATETIME(fsp=6), nullable=False),
+        UniqueConstraint("team_id", "name", name="uq_secrets_name"),
+        Index("ix_secrets_team", "team_id", "created_at", "secret_id"),
+    )
+    op.create_table(
+        "secret_versions",
+        Column("secret_id", _id(), ForeignKey("secrets.secret_id"), primary_key=True),
+        Column("version", Integer, primary_key=True, autoincrement=False),
+        Column("sealed", MEDIUMBLOB, nullable=False),
+        Column("created_at", DATETIME(fsp=6), nullable=False),
     )
 
 
 def downgrade() -> None:
     for table in (
+        "secret_versions",
+        "secrets",
         "events",
         "sandboxes",
         "replicas",

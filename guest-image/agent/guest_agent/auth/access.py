@@ -21,6 +21,8 @@ class Access(Enum):
     """Nothing."""
     NODE = auto()
     """To come from outside the sandbox."""
+    NODE_TOKEN = auto()
+    """To come from outside the sandbox, with its access token, if it has one."""
     TOKEN = auto()
     """The sandbox's access token, if it has one."""
     SIGNED_READ = auto()
@@ -30,6 +32,7 @@ class Access(Enum):
 
 
 _OPERATIONS = {Access.SIGNED_READ: Operation.READ, Access.SIGNED_WRITE: Operation.WRITE}
+_UNAUTHORIZED = "unauthorized access, please provide a valid access token or method signing if supported"
 
 
 class Gate:
@@ -42,20 +45,21 @@ class Gate:
     def check(self, request: Request, access: Access) -> None:
         if access is Access.OPEN:
             return
-        if access is Access.NODE:
+        if access in (Access.NODE, Access.NODE_TOKEN):
             if not self._init_peers.admits(request.client.host if request.client else None):
-                raise HttpError(403, "init is accepted from the node only")
-            return
+                raise HttpError(403, f"{request.url.path} is accepted from the node only")
+            if access is Access.NODE:
+                return
         session = self._sessions.current
         if session is None:
             # Before the node has said who this machine is, nobody can prove to be its owner.
             raise HttpError(503, "the sandbox is not initialized yet")
         if session.access_token is None or _has_token(request, session.access_token):
             return
-        if access is Access.TOKEN:
-            raise HttpError(401, "unauthorized access, please provide a valid access token")
-        if request.headers.get("x-access-token") is not None:
-            raise HttpError(401, "the access token is not valid")
+        if access not in _OPERATIONS:
+            raise HttpError(401, _UNAUTHORIZED)
+        if request.headers.get("x-access-token"):
+            raise HttpError(401, "access token present in header but does not match")
         query = request.query_params
         check_signature(
             signature=query.get("signature"),

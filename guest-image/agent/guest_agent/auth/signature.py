@@ -37,7 +37,7 @@ def check_signature(
     """Return if the URL's signature is valid, else raise HttpError 401 with the text clients look for."""
     if not signature:
         raise HttpError(401, "missing signature query parameter")
-    if expiration is not None and not expiration.isdecimal():
+    if expiration is not None and not (expiration.isascii() and expiration.isdecimal() and len(expiration) <= 19):
         raise HttpError(401, "invalid signature expiration")
     expires = None if expiration is None else int(expiration)
     expected = sign(path, operation, user_name, token, expires)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
+from guest_agent.bodies import read_document
 from guest_agent.context import Context
 from guest_agent.errors import HttpError
 from guest_agent.files.target import Target
@@ -26,7 +27,7 @@ class Compositions:
         self._context = context
 
     async def endpoint(self, request: Request) -> ASGIApp:
-        sources, destination, user_name = _parse(await request.body())
+        sources, destination, user_name = _parse(await read_document(request))
         user = self._context.user(user_name)
         resolved = [self._context.path(source, user) for source in sources]
         target = self._context.path(destination, user)
@@ -37,7 +38,7 @@ def _parse(body: bytes) -> tuple[list[str], str, str | None]:
     try:
         document = json.loads(body)
         sources, destination = document["source_paths"], document["destination"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise HttpError(400, f"invalid compose request: {error}") from error
     if not isinstance(sources, list) or not sources or not all(isinstance(item, str) and item for item in sources):
         raise HttpError(400, "invalid source_paths")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import zlib
@@ -14,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from guest_agent.bodies import disconnected
 from guest_agent.context import Context
 from guest_agent.errors import HttpError
 from guest_agent.files.encodings import response_coding
@@ -113,12 +115,27 @@ class FileResponse:
         try:
             headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self._headers.items()]
             await send({"type": "http.response.start", "status": self._status, "headers": headers})
-            if scope["method"] != "HEAD":
-                for piece in self._pieces:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            if scope["method"] != "HEAD" and not await self._send_pieces(receive, send):
+                return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             os.close(self._descriptor)
+
+    async def _send_pieces(self, receive: Receive, send: Send) -> bool:
+        """Return whether the client was there until the end."""
+        leaving = asyncio.ensure_future(disconnected(receive))
+        try:
+            for piece in self._pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                # To a client that is gone, sending returns at once: without a turn for the loop nobody would notice
+                # before the last of a large file was read.
+                await asyncio.sleep(0)
+                if leaving.done():
+                    return False
+            return True
+        finally:
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
 
 
 def _pieces(descriptor: int, wanted: ByteRange) -> Iterator[bytes]:

@@ -9,17 +9,23 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 from guest_agent.connect import Call
 from guest_agent.context import Context
 from guest_agent.envelope import JsonObject
 from guest_agent.errors import Code, RpcError
+from guest_agent.fields import uint32_field
 from guest_agent.filesystem.entries import Entry, FileType, describe
+from guest_agent.filesystem.moving import move
 from guest_agent.filesystem.ownership import make_directories
-from guest_agent.users import User, UserDatabase
+from guest_agent.users import UserDatabase
 
 T = TypeVar("T")
+
+MAX_ENTRIES = 100_000
+"""Of one listing, whose answer is made in memory."""
 
 _CODES = {
     errno.ENOENT: Code.NOT_FOUND,
@@ -62,15 +68,12 @@ class FilesystemService:
         user = self._context.user(call.user_name)
         source = self._path(call, message, "source")
         destination = self._path(call, message, "destination")
-        await asyncio.to_thread(_translate, partial(_move, source, destination, user), source)
+        await asyncio.to_thread(_translate, partial(move, source, destination, user), source)
         return {"entry": _described(destination, self._context.users).encode()}
 
     async def list_dir(self, call: Call, message: JsonObject) -> JsonObject:
         path = self._path(call, message, "path")
-        depth = message.get("depth", 0)
-        if not isinstance(depth, int) or depth < 0:
-            raise RpcError(Code.INVALID_ARGUMENT, "invalid value of field 'depth'")
-        walk = partial(list_tree, path, depth or 1, self._context.users)
+        walk = partial(list_tree, path, uint32_field(message, "depth") or 1, self._context.users)
         entries = await asyncio.to_thread(_translate, walk, path)
         return {"entries": [entry.encode() for entry in entries]}
 
@@ -93,7 +96,12 @@ def list_tree(root: str, depth: int, users: UserDatabase) -> list[Entry]:
     """
     if not stat.S_ISDIR(os.stat(root).st_mode):  # noqa: PTH116
         raise NotADirectoryError(errno.ENOTDIR, "path is not a directory", root)
-    return list(_walk(root, depth, users))
+    entries = list(islice(_walk(root, depth, users), MAX_ENTRIES + 1))
+    if len(entries) > MAX_ENTRIES:
+        raise RpcError(
+            Code.RESOURCE_EXHAUSTED, f"more than {MAX_ENTRIES} entries below {root}: ask for fewer levels, or a part"
+        )
+    return entries
 
 
 def _walk(directory: str, depth: int, users: UserDatabase) -> Iterator[Entry]:
@@ -116,18 +124,6 @@ def remove_tree(path: str) -> None:
         return
     except IsADirectoryError:
         shutil.rmtree(path)
-
-
-def _move(source: str, destination: str, user: User) -> None:
-    os.lstat(source)
-    make_directories(destination.rpartition("/")[0] or "/", user)
-    try:
-        os.rename(source, destination)  # noqa: PTH104
-    except OSError as error:
-        # Other file system; overlayfs says so too for a directory of a lower layer.
-        if error.errno != errno.EXDEV:
-            raise
-        shutil.move(source, destination)
 
 
 def _described(path: str, users: UserDatabase) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from guest_agent import ENVD_VERSION
+from guest_agent.bodies import read_document
 from guest_agent.identity import clock, entropy, names
+from guest_agent.logs.ring import LogRing
 from guest_agent.session import InitRequest, SessionStore, parse_init
 
 
@@ -51,14 +54,15 @@ class BorrowedMachine:
 class Initializer:
     """Applies /init in one step of the event loop, so no request sees half a session."""
 
-    def __init__(self, sessions: SessionStore, machine: Machine, markers: Path) -> None:
+    def __init__(self, sessions: SessionStore, machine: Machine, markers: Path, logs: LogRing) -> None:
+        self._logs = logs
         self._sessions = sessions
         self._machine = machine
         self._markers = markers
 
     async def endpoint(self, request: Request) -> ASGIApp:
         received_ns = time.time_ns()
-        self.apply(parse_init(await request.body(), received_ns=received_ns))
+        self.apply(parse_init(await read_document(request), received_ns=received_ns))
         return Response(status_code=204, headers={"X-Envd-Version": ENVD_VERSION, "Cache-Control": "no-store"})
 
     def apply(self, request: InitRequest) -> None:
@@ -72,4 +76,10 @@ class Initializer:
             return
         self._machine.take_identity(request)
         names.write_markers(self._markers, request.session)
-        self._sessions.replace(request.session)
+        if current is None or current.sandbox_id != request.session.sandbox_id:
+            # What was logged so far is the template's.
+            self._logs.clear()
+        session = request.session
+        if request.inherits_env and current is not None:
+            session = replace(session, env_vars={**current.env_vars, **session.env_vars})
+        self._sessions.replace(session)

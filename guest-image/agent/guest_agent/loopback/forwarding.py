@@ -27,11 +27,21 @@ class _Forward:
 
 
 class Forwarding:
-    """Owns the listening sockets on the `outer` address. Must be started within the event loop."""
+    """Owns the listening sockets on the `outer` address. Must be started within the event loop.
 
-    def __init__(self, outer: str, listeners: Callable[[], Collection[Listener]]) -> None:
+    `on_look` is called with each look: an idle guest has no other clock, and must not get a second one.
+    """
+
+    def __init__(
+        self,
+        outer: str,
+        listeners: Callable[[], Collection[Listener]],
+        *,
+        on_look: Callable[[], None] = lambda: None,
+    ) -> None:
         self._outer = outer
         self._listeners = listeners
+        self._on_look = on_look
         self._forwards: dict[int, _Forward] = {}
         self._connections: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -44,6 +54,7 @@ class Forwarding:
 
     def start(self) -> None:
         """Begin to look."""
+        self._on_look()
         self._busy_until = asyncio.get_running_loop().time() + BUSY_AFTER_REQUEST_S
         self._schedule()
 
@@ -74,6 +85,7 @@ class Forwarding:
         self._timer = loop.call_later(interval, self._look)
 
     def _look(self) -> None:
+        self._on_look()
         try:
             self.refresh()
         finally:

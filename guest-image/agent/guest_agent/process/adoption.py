@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest_agent.process.events import Channel
+from guest_agent.process.events import Channel, Event
 from guest_agent.process.registry import Entry
 from guest_agent.process.running import Process
 from guest_agent.process.wire import ProcessConfig
@@ -64,7 +64,9 @@ def _config(process: Path) -> ProcessConfig:
     return ProcessConfig(cmd, tuple(arguments), {}, str((process / "cwd").readlink()))
 
 
-def adopt(orphans: list[Orphan], on_end: Callable[[Process], None]) -> Iterator[Entry]:
+def adopt(
+    orphans: list[Orphan], on_end: Callable[[Process], None], listen_to: Callable[[int], Callable[[Event], None]]
+) -> Iterator[Entry]:
     """Yield an entry for each orphan that is still there. Must be called within the event loop."""
     taken: set[int] = set()
     for orphan in orphans:
@@ -76,7 +78,14 @@ def adopt(orphans: list[Orphan], on_end: Callable[[Process], None]) -> Iterator[
                 if is_readable_pipe(path) and (inode := path.stat().st_ino) not in taken:
                     taken.add(inode)
                     outputs[os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)] = channel
-            process = Process(orphan.pid, outputs=outputs, stdin=None, terminal=None, on_end=on_end)
+            process = Process(
+                orphan.pid,
+                outputs=outputs,
+                stdin=None,
+                terminal=None,
+                on_end=on_end,
+                on_event=listen_to(orphan.pid),
+            )
         except OSError:
             for descriptor in outputs:
                 os.close(descriptor)

@@ -7,16 +7,17 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from guest_agent.process.events import Channel
+from guest_agent.process.events import Channel, Event
 from guest_agent.process.input import InputWriter
-from guest_agent.process.running import Process
+from guest_agent.process.running import Process, ignore
 from guest_agent.process.spawn import Command, Stdio, spawn
 from guest_agent.process.terminal import TerminalSize, open_terminal
 
 OnEnd = Callable[[Process], None]
+OnEvent = Callable[[Event], None]
 
 
-def launch_with_pipes(command: Command, *, stdin: bool, on_end: OnEnd) -> Process:
+def launch_with_pipes(command: Command, *, stdin: bool, on_end: OnEnd, on_event: OnEvent = ignore) -> Process:
     """Start `command` with stdout and stderr apart, and a pipe or /dev/null as stdin. Raise OSError."""
     with ExitStack() as theirs, ExitStack() as ours:
         stdout, their_stdout = _output_pipe(ours, theirs)
@@ -36,12 +37,13 @@ def launch_with_pipes(command: Command, *, stdin: bool, on_end: OnEnd) -> Proces
                 stdin=writer,
                 terminal=None,
                 on_end=on_end,
+                on_event=on_event,
             )
         ours.pop_all()
         return process
 
 
-def launch_on_terminal(command: Command, size: TerminalSize, *, on_end: OnEnd) -> Process:
+def launch_on_terminal(command: Command, size: TerminalSize, *, on_end: OnEnd, on_event: OnEvent = ignore) -> Process:
     """Start `command` on a new terminal. Raise OSError."""
     with ExitStack() as theirs, ExitStack() as ours:
         terminal = open_terminal(size, command.user)
@@ -58,6 +60,7 @@ def launch_on_terminal(command: Command, size: TerminalSize, *, on_end: OnEnd) -
                 stdin=None,
                 terminal=writer,
                 on_end=on_end,
+                on_event=on_event,
             )
         ours.pop_all()
         return process

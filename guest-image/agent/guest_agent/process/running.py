@@ -22,6 +22,10 @@ _TERMINAL_GRACE_S = 0.2
 _CHUNK_BYTES = {Channel.STDOUT: 32 * 1024, Channel.STDERR: 32 * 1024, Channel.PTY: 16 * 1024}
 
 
+def ignore(_event: Event) -> None:
+    """Listen to nothing."""
+
+
 class Process:
     """A child of the agent, or of its predecessor.
 
@@ -39,6 +43,7 @@ class Process:
         stdin: InputWriter | None,
         terminal: InputWriter | None,
         on_end: Callable[[Process], None],
+        on_event: Callable[[Event], None] = ignore,
     ) -> None:
         """Take over the descriptors in `outputs`, which must be non-blocking. Must be called within the event loop.
 
@@ -54,6 +59,7 @@ class Process:
         self._terminal_descriptor = next((fd for fd, channel in outputs.items() if channel is Channel.PTY), None)
         self._outputs = dict(outputs)
         self._on_end = on_end
+        self._on_event = on_event
         self._subscriptions: set[Subscription] = set()
         self._paused = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -110,6 +116,7 @@ class Process:
         resize(self._terminal_descriptor, size)
 
     def _publish(self, event: Event) -> None:
+        self._on_event(event)
         for subscription in self._subscriptions:
             subscription.put(event)
 

@@ -10,6 +10,9 @@ from guest_agent.connect import Batch, Call
 from guest_agent.context import Context
 from guest_agent.envelope import JsonObject
 from guest_agent.errors import Code, RpcError
+from guest_agent.logs.page import MAX_LINE
+from guest_agent.logs.process_log import LOGGER, ProcessLog
+from guest_agent.logs.ring import LogRing
 from guest_agent.process import wire
 from guest_agent.process.launch import launch_on_terminal, launch_with_pipes
 from guest_agent.process.registry import Entry, Registry
@@ -21,7 +24,8 @@ from guest_agent.users import User
 class ProcessService:
     """Starts programs and speaks for them."""
 
-    def __init__(self, context: Context, registry: Registry) -> None:
+    def __init__(self, context: Context, registry: Registry, logs: LogRing) -> None:
+        self._logs = logs
         self._context = context
         self._registry = registry
 
@@ -88,15 +92,19 @@ class ProcessService:
             cwd=self._working_directory(config.cwd, user),
             user=user,
         )
+        log = ProcessLog(self._logs)
         try:
             if request.terminal is not None:
-                process = launch_on_terminal(command, request.terminal, on_end=self._registry.ended)
+                process = launch_on_terminal(command, request.terminal, on_end=self._registry.ended, on_event=log)
             else:
-                process = launch_with_pipes(command, stdin=request.stdin, on_end=self._registry.ended)
+                process = launch_with_pipes(command, stdin=request.stdin, on_end=self._registry.ended, on_event=log)
         except (OSError, ValueError) as error:
             # ValueError: a zero byte in an argument, or `=` in the name of a variable.
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise RpcError(Code.INVALID_ARGUMENT, f"error starting process '{config.cmd}': {reason}") from error
+            message = f"error starting process '{config.cmd}': {reason}"
+            self._logs.note("error", LOGGER, message[:MAX_LINE])
+            raise RpcError(Code.INVALID_ARGUMENT, message) from error
+        log.started(process.pid, config, request.tag)
         self._registry.add(Entry(process, config, request.tag))
         return process
 

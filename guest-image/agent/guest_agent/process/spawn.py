@@ -7,13 +7,9 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from guest_agent.plainfile import overwrite
 from guest_agent.process.credentials import acting_as
+from guest_agent.process.oom import dispensable
 from guest_agent.users import User
-
-_OOM_SCORE = "100"
-"""Programs go before the agent when memory runs out; init starts the agent with a lower score."""
-
 
 _ALL_SIGNALS = tuple(signal.valid_signals())
 """A program starts with none ignored, whatever the agent was started with. Python ignores SIGPIPE."""
@@ -55,10 +51,10 @@ def spawn(command: Command, stdio: Stdio) -> int:
     Directory and program are looked up with the user's permissions. The working directory belongs to the whole agent,
     which uses absolute paths only and goes back to `/` so as not to hold a file system busy.
     """
-    with acting_as(command.user):
+    with dispensable(), acting_as(command.user):
         os.chdir(command.cwd)
         try:
-            pid = os.posix_spawn(
+            return os.posix_spawn(
                 find_program(command.argv[0], command.env.get("PATH", ""), os.access),
                 command.argv,
                 command.env,
@@ -69,8 +65,6 @@ def spawn(command: Command, stdio: Stdio) -> int:
             )
         finally:
             os.chdir("/")
-    _raise_oom_score(pid)
-    return pid
 
 
 def find_program(name: str, path: str, may_access: Callable[[str, int], bool]) -> str:
@@ -82,11 +76,3 @@ def find_program(name: str, path: str, may_access: Callable[[str, int], bool]) -
         if may_access(candidate, os.X_OK):
             return candidate
     raise FileNotFoundError(2, "executable file not found in $PATH", name)
-
-
-def _raise_oom_score(pid: int) -> None:
-    try:
-        overwrite(f"/proc/{pid}/oom_score_adj", _OOM_SCORE)
-    except OSError:
-        # It has ended already, or there is no /proc in this image's tree.
-        return

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from guest_agent.envelope import JsonObject
 from guest_agent.errors import Code, RpcError
+from guest_agent.fields import field, invalid_field, object_field, string_field, uint32_field
 from guest_agent.process.events import Ended, Event, Keepalive, Output, Started
 from guest_agent.process.terminal import TerminalSize
 
@@ -53,69 +54,35 @@ class Input:
     to_terminal: bool
 
 
-def field(message: JsonObject, name: str) -> object:
-    """Return a field by its proto name, written camelCase or as it is; None where absent."""
-    head, *tail = name.split("_")
-    camel = head + "".join(part.capitalize() for part in tail)
-    return message.get(camel, message.get(name))
-
-
-def _object(message: JsonObject, name: str) -> JsonObject | None:
-    value = field(message, name)
-    if value is not None and not isinstance(value, dict):
-        raise _invalid(name)
-    return value
-
-
-def _string(message: JsonObject, name: str) -> str | None:
-    value = field(message, name)
-    if value is not None and not isinstance(value, str):
-        raise _invalid(name)
-    return value
-
-
-def _uint32(message: JsonObject, name: str) -> int | None:
-    value = field(message, name)
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32):
-        raise _invalid(name)
-    return value
-
-
-def _invalid(name: str) -> RpcError:
-    return RpcError(Code.INVALID_ARGUMENT, f"invalid value of field '{name}'")
-
-
 def parse_start(message: JsonObject) -> StartRequest:
     stdin = field(message, "stdin")
     return StartRequest(
-        config=_parse_config(_object(message, "process") or {}),
+        config=_parse_config(object_field(message, "process") or {}),
         terminal=_parse_terminal(message),
-        tag=_string(message, "tag"),
+        tag=string_field(message, "tag"),
         stdin=stdin is None or stdin is True,
     )
 
 
 def _parse_config(message: JsonObject) -> ProcessConfig:
-    cmd = _string(message, "cmd")
+    cmd = string_field(message, "cmd")
     args = field(message, "args") or []
-    envs = _object(message, "envs") or {}
+    envs = object_field(message, "envs") or {}
     if not cmd:
         raise RpcError(Code.INVALID_ARGUMENT, "no command")
     if not isinstance(args, list) or not all(isinstance(item, str) for item in args):
-        raise _invalid("args")
+        raise invalid_field("args")
     if not all(isinstance(value, str) for value in envs.values()):
-        raise _invalid("envs")
-    return ProcessConfig(cmd, tuple(args), envs, _string(message, "cwd"))
+        raise invalid_field("envs")
+    return ProcessConfig(cmd, tuple(args), envs, string_field(message, "cwd"))
 
 
 def _parse_terminal(message: JsonObject) -> TerminalSize | None:
-    terminal = _object(message, "pty")
+    terminal = object_field(message, "pty")
     if terminal is None:
         return None
-    size = _object(terminal, "size") or {}
-    return TerminalSize(columns=_uint32(size, "cols") or 80, rows=_uint32(size, "rows") or 24)
+    size = object_field(terminal, "size") or {}
+    return TerminalSize(columns=uint32_field(size, "cols") or 80, rows=uint32_field(size, "rows") or 24)
 
 
 def parse_resize(message: JsonObject) -> TerminalSize | None:
@@ -123,17 +90,17 @@ def parse_resize(message: JsonObject) -> TerminalSize | None:
 
 
 def parse_selector(message: JsonObject) -> Selector:
-    selector = _object(message, "process") or {}
-    parsed = Selector(_uint32(selector, "pid"), _string(selector, "tag"))
+    selector = object_field(message, "process") or {}
+    parsed = Selector(uint32_field(selector, "pid"), string_field(selector, "tag"))
     if parsed.pid is None and parsed.tag is None:
         raise RpcError(Code.INVALID_ARGUMENT, "no process selected")
     return parsed
 
 
 def parse_input(message: JsonObject) -> Input:
-    content = _object(message, "input") or {}
+    content = object_field(message, "input") or {}
     for name, to_terminal in (("stdin", False), ("pty", True)):
-        encoded = _string(content, name)
+        encoded = string_field(content, name)
         if encoded is not None:
             return Input(_decode_bytes(encoded, name), to_terminal)
     raise RpcError(Code.UNIMPLEMENTED, "the input is neither stdin nor pty")
@@ -144,7 +111,7 @@ def _decode_bytes(text: str, name: str) -> bytes:
     try:
         return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _invalid(name) from error
+        raise invalid_field(name) from error
 
 
 _SIGNALS = {
@@ -169,9 +136,9 @@ class StreamStart:
 
 def parse_stream_input(message: JsonObject) -> StreamStart | Input | None:
     """Return what one message of StreamInput says; None for a keepalive."""
-    if (start := _object(message, "start")) is not None:
+    if (start := object_field(message, "start")) is not None:
         return StreamStart(parse_selector(start))
-    if (data := _object(message, "data")) is not None:
+    if (data := object_field(message, "data")) is not None:
         return parse_input(data)
     return None
 

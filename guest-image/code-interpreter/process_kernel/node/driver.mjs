@@ -1,6 +1,6 @@
 // Runs cells in this process, as the kernel sends them: one line of JSON in for each cell, lines of JSON out for
 // what it does. Started as
-// `node driver.mjs <descriptor to read> <descriptor to write> <javascript | typescript>`.
+// `node driver.mjs <javascript | typescript> <descriptor to read> <descriptor to write>`.
 
 import fs from 'node:fs';
 import { createRequire, isBuiltin } from 'node:module';
@@ -14,7 +14,7 @@ import vm from 'node:vm';
 import { IMPORT, transform } from './transform.mjs';
 
 const DISPLAY = Symbol.for('Jupyter.display');
-const [requestPipe, eventPipe, language] = process.argv.splice(1).slice(-3);
+const [language, requestPipe, eventPipe] = process.argv.splice(1).slice(-3);
 const [requestDescriptor, eventDescriptor] = [requestPipe, eventPipe].map(Number);
 const typescript = language === 'typescript' ? await import('./typescript.mjs') : null;
 

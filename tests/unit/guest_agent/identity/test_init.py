@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from guest_agent.identity.init import Initializer
+from guest_agent.logs.ring import LogRing
 from guest_agent.session import InitRequest, Session, SessionStore
 
 
@@ -37,7 +38,7 @@ def sessions(tmp_path: Path) -> SessionStore:
 
 @pytest.fixture
 def initializer(sessions: SessionStore, machine: RecordingMachine, tmp_path: Path) -> Initializer:
-    return Initializer(sessions, machine, tmp_path / "e2b")
+    return Initializer(sessions, machine, tmp_path / "e2b", LogRing())
 
 
 def test_a_repeated_or_newer_init_is_applied_and_an_older_one_is_not(

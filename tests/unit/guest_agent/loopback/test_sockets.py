@@ -29,18 +29,22 @@ def test_tables_of_the_kernel() -> None:
     assert list(parse_listeners(TABLE_6)) == [Listener("::1", 3000), Listener("127.0.0.1", 8081), Listener("::", 80)]
 
 
+OWN = "127.91.7.3"
+"""Nobody else on this machine listens there, whatever port they are given."""
+
+
 def test_a_listener_of_this_machine_is_found_behind_many_others() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as service:
-        others = [socket.create_server(("127.0.0.1", 0)) for _ in range(100)]
+    with socket.create_server((OWN, 0)) as service:
+        others = [socket.create_server((OWN, 0)) for _ in range(100)]
         tables = ListeningSockets()
         try:
             before = tables.read()
-            ports = {item.getsockname()[1] for item in (service, *others)}
-            assert {Listener("127.0.0.1", port) for port in ports} <= before
+            made = {Listener(*item.getsockname()) for item in (service, *others)}
+            assert made <= before
         finally:
             for other in others:
                 other.close()
-        assert {item.port for item in tables.read()} & ports == {service.getsockname()[1]}
+        assert tables.read() & made == {Listener(*service.getsockname())}
         tables.close()
 
 
@@ -56,6 +60,7 @@ def test_a_listener_of_this_machine_is_found_behind_many_others() -> None:
         pytest.param({("127.0.0.1", 80), (OUTER, 80)}, (), {}, id="outside, by the program itself"),
         pytest.param({("127.0.0.1", 80), (OUTER, 80)}, (80,), {80: "127.0.0.1"}, id="outside, by us"),
         pytest.param({(OUTER, 80)}, (80,), {}, id="gone"),
+        pytest.param({("127.0.0.2", 80)}, (), {}, id="on another address of loopback, as the code interpreter's own"),
         pytest.param({("127.0.0.1", 80), ("0.0.0.0", 81)}, (), {80: "127.0.0.1"}, id="another port"),
     ],
 )

@@ -96,4 +96,3 @@ def test_stream_input_in_snake_and_camel_case() -> None:
     assert wire.parse_stream_input({"start": {"process": {"pid": 7}}}) == wire.StreamStart(wire.Selector(7, None))
     assert wire.parse_stream_input({"data": {"input": {"pty": "eA=="}}}) == wire.Input(b"x", to_terminal=True)
     assert wire.parse_stream_input({"keepalive": {}}) is None
-    assert wire.field({"some_name": 1}, "some_name") == wire.field({"someName": 1}, "some_name") == 1

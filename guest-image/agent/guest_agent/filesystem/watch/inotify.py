@@ -11,6 +11,8 @@ from enum import IntFlag
 
 _HEADER = struct.Struct("iIII")
 _READ_BYTES = 64 * 1024
+_MAX_EVENTS = 16_384
+"""fs.inotify.max_queued_events, unless someone changed it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
@@ -25,6 +27,8 @@ class Mask(IntFlag):
     MOVED_TO = 0x0000_0080
     CREATE = 0x0000_0100
     DELETE = 0x0000_0200
+    OVERFLOW = 0x0000_4000
+    """Events were lost: nobody read them in time."""
     IGNORED = 0x0000_8000
     ONLYDIR = 0x0100_0000
     ISDIR = 0x4000_0000
@@ -62,14 +66,18 @@ class Inotify:
         _libc.inotify_rm_watch(self.descriptor, watch)
 
     def read(self) -> list[RawEvent]:
-        """Return what the queue holds now. The kernel queues an event before the call that caused it returns."""
+        """Return what the queue holds now. The kernel queues an event before the call that caused it returns.
+
+        No more than the kernel's queue can hold at once, so that a busy writer does not keep the reader for ever.
+        """
         events: list[RawEvent] = []
-        while True:
+        while len(events) < _MAX_EVENTS:
             try:
                 data = os.read(self.descriptor, _READ_BYTES)
             except BlockingIOError:
-                return events
+                break
             events.extend(parse_events(data))
+        return events
 
     def close(self) -> None:
         os.close(self.descriptor)

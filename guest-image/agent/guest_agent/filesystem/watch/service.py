@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import itertools
 import os
 import stat
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from guest_agent.connect import Batch, Call
 from guest_agent.context import Context
 from guest_agent.envelope import JsonObject
 from guest_agent.errors import Code, RpcError
 from guest_agent.filesystem.entries import describe
-from guest_agent.filesystem.watch.tree import Change, Kind, TreeWatch
+from guest_agent.filesystem.watch.tree import Change, ChangesLost, Kind, TreeWatch
 
-MAX_BUFFERED_EVENTS = 100_000
-"""Of a watcher nobody polls; the oldest are dropped beyond it."""
+MAX_BUFFERED_EVENTS = 20_000
+"""Of a watcher nobody polls; its next poll fails if there were more."""
+MAX_WATCHERS = 100
+"""The kernel gives a user 128 of what they are made of."""
 _DESCRIBED = {Kind.CREATE, Kind.WRITE, Kind.CHMOD}
 _NETWORK_FILE_SYSTEMS = {
     0x6969: "nfs",
@@ -43,16 +46,34 @@ class _Request:
     include_entry: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Watcher:
     """A polled watcher: events wait in `pending`."""
 
     tree: TreeWatch
     include_entry: bool
-    pending: deque[Change]
+    pending: deque[Change] = field(default_factory=deque)
+    lost: bool = False
 
     def gather(self) -> None:
-        self.pending.extend(self.tree.collect())
+        """Take what has happened; beyond what is kept, only that something was lost."""
+        try:
+            changes = self.tree.collect()
+        except ChangesLost:
+            self.lost = True
+            return
+        room = MAX_BUFFERED_EVENTS - len(self.pending)
+        self.pending.extend(changes[:room])
+        self.lost = self.lost or len(changes) > room
+
+    def take(self) -> list[Change]:
+        """Return what was gathered and begin anew. Raise RpcError, once, where something was lost."""
+        changes = list(self.pending)
+        self.pending.clear()
+        if self.lost:
+            self.lost = False
+            raise _changes_lost()
+        return changes
 
 
 class WatchService:
@@ -79,15 +100,22 @@ class WatchService:
                         yield [{"keepalive": {}}]
                         continue
                     changed.clear()
-                    changes = tree.collect()
+                    try:
+                        changes = tree.collect()
+                    except ChangesLost as error:
+                        raise _changes_lost() from error
                     if changes:
                         yield [{"filesystem": self._encode(tree, change, request.include_entry)} for change in changes]
             finally:
                 loop.remove_reader(tree.descriptor)
 
     async def create_watcher(self, call: Call, message: JsonObject) -> JsonObject:
+        if len(self._watchers) >= MAX_WATCHERS:
+            raise RpcError(
+                Code.RESOURCE_EXHAUSTED, f"there are {MAX_WATCHERS} watchers already: remove those you no longer poll"
+            )
         request = self._parse(call, message)
-        watcher = _Watcher(_open(request), request.include_entry, deque(maxlen=MAX_BUFFERED_EVENTS))
+        watcher = _Watcher(_open(request), request.include_entry)
         watcher_id = f"w{next(self._numbers)}"
         self._watchers[watcher_id] = watcher
         # Read as they come: new directories of a recursive watch must be watched before more happens in them.
@@ -98,9 +126,7 @@ class WatchService:
         watcher = self._find(message)
         # What has happened before this call must be in its answer, whether or not the loop has seen it.
         watcher.gather()
-        changes = list(watcher.pending)
-        watcher.pending.clear()
-        return {"events": [self._encode(watcher.tree, change, watcher.include_entry) for change in changes]}
+        return {"events": [self._encode(watcher.tree, change, watcher.include_entry) for change in watcher.take()]}
 
     async def remove_watcher(self, _call: Call, message: JsonObject) -> JsonObject:
         watcher = self._find(message)
@@ -151,7 +177,13 @@ def _open(request: _Request) -> TreeWatch:
     try:
         return TreeWatch(request.root, recursive=request.recursive)
     except OSError as error:
-        raise RpcError(Code.INTERNAL, f"error watching '{request.root}': {error.strerror}") from error
+        # ENOSPC: the limit of watches; EMFILE: that of inotify instances.
+        code = Code.RESOURCE_EXHAUSTED if error.errno in (errno.ENOSPC, errno.EMFILE) else Code.INTERNAL
+        raise RpcError(code, f"error watching '{request.root}': {error.strerror}") from error
+
+
+def _changes_lost() -> RpcError:
+    return RpcError(Code.RESOURCE_EXHAUSTED, "more happened than could be kept: some events are lost")
 
 
 def _require_directory(path: str) -> None:

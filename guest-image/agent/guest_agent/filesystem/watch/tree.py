@@ -37,6 +37,10 @@ class Change:
     kind: Kind
 
 
+class ChangesLost(Exception):
+    """More happened than the kernel or the watcher kept, or watched directories ran out."""
+
+
 class TreeWatch:
     """Collects what changes below `root` from the moment it exists until it is closed."""
 
@@ -63,7 +67,7 @@ class TreeWatch:
         return self._inotify.descriptor
 
     def collect(self) -> list[Change]:
-        """Return the changes since the last call, in order. Never blocks."""
+        """Return the changes since the last call, in order. Never blocks. Raise ChangesLost where some are missing."""
         changes = [change for event in self._inotify.read() for change in self._changes(event)]
         if changes == []:
             self._reported.clear()
@@ -73,6 +77,8 @@ class TreeWatch:
         self._inotify.close()
 
     def _changes(self, event: RawEvent) -> Iterator[Change]:
+        if event.mask & Mask.OVERFLOW:
+            raise ChangesLost
         directory = self._directories.get(event.watch)
         if directory is None:
             return
@@ -96,17 +102,23 @@ class TreeWatch:
     def _follow_directory(self, name: str, kind: Kind) -> Iterator[Change]:
         if kind is Kind.CREATE:
             # Its content may have been made before it was watched, and gives no event then.
-            for found in self._add(name):
-                self._reported.add(found)
-                yield Change(found, Kind.CREATE)
+            try:
+                for found in self._add(name):
+                    self._reported.add(found)
+                    yield Change(found, Kind.CREATE)
+            except OSError as error:
+                raise ChangesLost from error
         elif kind is Kind.RENAME:
             self._forget(name)
 
     def _add(self, name: str) -> Iterator[str]:
-        """Watch a directory and those below it; yield the names that are in them. What vanished is left out."""
+        """Watch a directory and those below it; yield the names that are in them. What vanished is left out.
+
+        Raises OSError where the kernel takes no more watches.
+        """
         try:
             self._directories[self._inotify.add(f"{self.root}/{name}")] = name
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             return
         yield from self._add_below(name)
 

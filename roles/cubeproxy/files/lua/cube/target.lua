@@ -27,12 +27,30 @@ local function routed_by_header(host, domain)
         or re_match(host, IPV4, "jo") ~= nil
 end
 
--- Returns sandbox id and port, or nil and the text of a 400.
+-- Returns the one host that a request names, or nil where it names none or several.
+-- `chosen` is what nginx picked the server by: a host in the request line ("absolute form") beats the header there.
+function _M.host(header, chosen)
+    if type(header) ~= "string" or without_port(header) ~= chosen then
+        return nil
+    end
+    return header
+end
+
+-- Returns sandbox id and port, or nil and the text of a 400. Headers that were sent twice are tables, and no ids.
 function _M.parse(host, header_id, header_port, domain)
-    host = without_port(host or "")
+    if type(host) ~= "string" then
+        return nil, "Invalid host"
+    end
+    host = without_port(host)
     if routed_by_header(host, domain) then
         if not header_id or not header_port then
             return nil, "missing header: E2b-Sandbox-Id and E2b-Sandbox-Port name the sandbox on this host"
+        end
+        if type(header_id) ~= "string" then
+            return nil, "Invalid sandbox ID"
+        end
+        if type(header_port) ~= "string" then
+            return nil, "Invalid sandbox port"
         end
         local id = re_match(header_id, HEADER_ID, "jo")
         if not id then

@@ -1,4 +1,6 @@
-"""The Node.js process that runs the cells, and the lines of JSON exchanged with it."""
+"""A process that runs the cells by a driver of ours: a program in the language that it runs, which lines of JSON go to
+and come from.
+"""
 
 import asyncio
 import contextlib
@@ -7,16 +9,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 from process_kernel.process import Event, Forward, OutputPipe, pipe_reader, pipe_writer, send_signal
 
-_DRIVER = Path(__file__).with_name("node") / "driver.mjs"
-_NODE_OPTIONS = ("--experimental-import-meta-resolve",)
 
-
-class NodeProcess:
-    """One Node.js process. Its variables live as long as it does.
+class DriverProcess:
+    """One process. Its variables live as long as it does.
 
     Requests go to it and events come from it over two pipes of their own, so that its standard streams belong
     to the user's code and to what that starts.
@@ -37,8 +35,11 @@ class NodeProcess:
         self._resources = resources
 
     @classmethod
-    async def start(cls, language: str, forward: Forward) -> "NodeProcess":
-        """Start Node.js for cells in `language`. What its standard streams get goes to `forward`, at any time."""
+    async def start(cls, argv: Sequence[str], forward: Forward) -> "DriverProcess":
+        """Start a driver, which gets the descriptors to read from and to write to as its last arguments.
+
+        What its standard streams get goes to `forward`, at any time.
+        """
         # Two stacks: the ends of the pipes that the child has are closed here once it has them.
         async with AsyncExitStack() as ours, AsyncExitStack() as childs:
             requests_out, requests_in = os.pipe()
@@ -52,12 +53,9 @@ class NodeProcess:
                 ours.callback(output.close)
                 childs.callback(os.close, output.end_of_child)
             process = await asyncio.create_subprocess_exec(
-                "node",
-                *_NODE_OPTIONS,
-                str(_DRIVER),
+                *argv,
                 str(requests_out),
                 str(events_in),
-                language,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=outputs[0].end_of_child,
                 stderr=outputs[1].end_of_child,

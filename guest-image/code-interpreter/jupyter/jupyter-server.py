@@ -1,13 +1,21 @@
 """Configuration of the Jupyter server inside the sandbox. Only the code interpreter talks to it, over loopback."""
 
+from jupyter_client import localinterfaces
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821
 
-c.ServerApp.ip = "127.0.0.1"
+# The guest agent makes services on 127.0.0.1 reachable from outside, whoever started them. Whoever reaches this server,
+# or the sockets of a kernel, runs code: they listen on another address of loopback, which is not forwarded.
+INSIDE = "127.0.0.2"
+# Jupyter takes only addresses that the machine's interfaces name for local ones.
+localinterfaces.local_ips().append(INSIDE)
+
+c.ServerApp.ip = INSIDE
+c.KernelManager.ip = INSIDE
 c.ServerApp.open_browser = False
 c.ServerApp.allow_root = True  # whichever user the sandbox runs as, the sandbox is the boundary
-# Code in the sandbox may reach the kernels anyway, and nothing else reaches loopback.
+# Code in the sandbox may reach the kernels anyway, and nothing else reaches this address.
 c.IdentityProvider.token = ""
 c.ServerApp.disable_check_xsrf = True
 # A kernel's working directory is given relative to this, and may be anywhere.

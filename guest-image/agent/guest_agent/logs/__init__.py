@@ -1,0 +1,1 @@
+"""What happened in the sandbox lately, for the node to collect."""

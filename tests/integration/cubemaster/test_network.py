@@ -1,0 +1,101 @@
+"""A sandbox's network rules: kept in its row, enforced by its node, and told to the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+
+import pytest
+
+from appliance.contracts.master import NewEgress
+from appliance.contracts.node import NetworkPolicy
+from appliance.domain import errors
+from tests.integration.cubemaster.conftest import Appliance
+
+RULES = {"allow_internet": False, "allow_out": ("1.1.1.1", "8.8.0.0/16"), "deny_out": ("10.0.0.0/8",)}
+
+
+async def test_the_proxy_learns_a_digest_and_the_mask_and_never_the_token(appliance: Appliance) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = await appliance.sandbox(team_id, allow_public_traffic=False, mask_request_host="localhost:${PORT}")
+    token = hmac.new(b"seed", f"sandbox-traffic-{made.sandbox_id}".encode(), hashlib.sha256).hexdigest()
+    assert made.traffic_token == token
+    route = await appliance.master.get_route(made.sandbox_id)
+    assert route.traffic_token_sha256 == hashlib.sha256(token.encode()).hexdigest()
+    assert route.mask_request_host == "localhost:${PORT}"
+    with appliance.redis.client() as redis:
+        stored = str(redis.get(f"cube:route:{made.sandbox_id}"))
+    assert stored == route.model_dump_json()
+    assert token not in stored
+    (listed,) = (await appliance.master.list_sandboxes(team_id=team_id)).sandboxes
+    assert listed.traffic_token is None
+
+
+async def test_bad_rules_are_refused_before_anything_is_made(appliance: Appliance) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    for rules, message in (
+        ({"deny_out": ["x"]}, "invalid denied CIDR x"),
+        ({"allow_out": ["::1"]}, "invalid allowed address ::1"),
+        ({"mask_request_host": "a b"}, "mask request host is not valid: a b"),
+    ):
+        with pytest.raises(errors.InvalidRequest) as refused:
+            await appliance.sandbox(team_id, **rules)
+        assert refused.value.message == message
+    assert appliance.node.requests == {}
+    assert await appliance.reserved() == (0, 0)
+
+
+async def test_rules_are_replaced_on_the_node_and_in_the_row(appliance: Appliance) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = await appliance.sandbox(team_id, mask_request_host="localhost", **RULES)
+    assert appliance.node.requests[made.sandbox_id].network == NetworkPolicy.model_validate(RULES)
+
+    await appliance.master.set_egress(made.sandbox_id, NewEgress(team_id=team_id, deny_out=("0.0.0.0/0",)))
+
+    assert appliance.node.policies[made.sandbox_id] == NetworkPolicy(deny_out=("0.0.0.0/0",))
+    now = await appliance.master.get_sandbox(made.sandbox_id)
+    assert (now.allow_internet, now.allow_out, now.deny_out) == (True, (), ("0.0.0.0/0",))
+    assert now.mask_request_host == "localhost"
+
+
+async def test_a_bad_update_changes_nothing(appliance: Appliance) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = await appliance.sandbox(team_id, **RULES)
+    with pytest.raises(errors.InvalidRequest, match="invalid denied CIDR nonsense"):
+        await appliance.master.set_egress(made.sandbox_id, NewEgress(team_id=team_id, deny_out=("nonsense",)))
+    assert (await appliance.master.get_sandbox(made.sandbox_id)).allow_out == RULES["allow_out"]
+    assert appliance.node.policies == {}
+
+
+async def test_only_its_team_may_change_it_and_only_while_it_lives(appliance: Appliance) -> None:
+    team_id, other, _ = await appliance.team(), await appliance.team("other"), await appliance.template()
+    made = await appliance.sandbox(team_id)
+    with pytest.raises(errors.SandboxNotFound):
+        await appliance.master.set_egress(made.sandbox_id, NewEgress(team_id=other))
+    await appliance.master.kill_sandbox(made.sandbox_id)
+    with pytest.raises(errors.SandboxNotFound):
+        await appliance.master.set_egress(made.sandbox_id, NewEgress(team_id=team_id))
+
+
+async def test_a_node_that_does_not_answer_is_a_failure_that_may_be_repeated(appliance: Appliance) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = await appliance.sandbox(team_id)
+    appliance.node.fail_network = errors.Unavailable("stopping")
+    with pytest.raises(errors.NodeUnreachable):
+        await appliance.master.set_egress(made.sandbox_id, NewEgress(allow_internet=False))
+    appliance.node.fail_network = None
+    await appliance.master.set_egress(made.sandbox_id, NewEgress(allow_internet=False))
+    assert appliance.node.policies[made.sandbox_id] == NetworkPolicy(allow_internet=False)
+
+
+async def test_updates_side_by_side_leave_row_and_node_agreed(appliance: Appliance) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = await appliance.sandbox(team_id)
+    updates = (NewEgress(deny_out=(f"10.0.{n}.0/24",)) for n in range(8))
+    done = await asyncio.gather(
+        *(appliance.master.set_egress(made.sandbox_id, one) for one in updates), return_exceptions=True
+    )
+    assert all(one is None or isinstance(one, errors.Conflict) for one in done)
+    row = await appliance.master.get_sandbox(made.sandbox_id)
+    assert appliance.node.policies[made.sandbox_id].deny_out == row.deny_out

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.common import failpoints
+from appliance.domain.errors import NodeFailure
+
+
+@pytest.fixture
+def armed(tmp_path: Path) -> Iterator[Path]:
+    failpoints.arm(tmp_path / "failpoint")
+    yield tmp_path / "failpoint"
+    failpoints.arm(None)
+
+
+def test_nothing_happens_where_nothing_is_armed(armed: Path) -> None:
+    failpoints.reach("a:step")
+    armed.write_text("another:step raise")
+    failpoints.reach("a:step")
+    failpoints.arm(None)
+    failpoints.reach("another:step")
+
+
+def test_a_point_fails_once(armed: Path) -> None:
+    armed.write_text("a:step raise")
+    with pytest.raises(NodeFailure, match="a:step"):
+        failpoints.reach("a:step")
+    failpoints.reach("a:step")
+
+
+def test_a_process_is_killed_at_a_point_as_from_outside(tmp_path: Path) -> None:
+    file = tmp_path / "failpoint"
+    file.write_text("a:step kill")
+    program = (
+        "from pathlib import Path; from appliance.common import failpoints;"
+        f"failpoints.arm(Path({str(file)!r})); failpoints.reach('a:step'); print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")
+    assert not file.exists()
