@@ -16,6 +16,7 @@ from appliance.common.http import InternalClient
 from appliance.contracts.master import (
     AssignedTags,
     BuildPage,
+    BuildStart,
     BuildView,
     Connected,
     CreatedKey,
@@ -34,9 +35,11 @@ from appliance.contracts.master import (
     NewSnapshot,
     NewTags,
     NewTemplate,
+    NewTemplateBuild,
     NewTimeout,
     NodeView,
     OldTags,
+    RequestedBuild,
     ResolvedKey,
     Route,
     SandboxPage,
@@ -48,6 +51,7 @@ from appliance.contracts.master import (
     TemplateChange,
     TemplatePage,
     TemplateView,
+    Upload,
 )
 from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus, SandboxLogEntry
 from appliance.contracts.teams import NodeDraining
@@ -305,6 +309,38 @@ class MasterClient:
         """Stream the tar that a COPY step unpacks; InvalidRequest where it has more than `most` bytes."""
         path = f"/v1/template-files/{template_id}/{files_hash}"
         return self._http.stream("GET", path, deadline=self._files_deadline, most=most)
+
+    # Builds of the template builder
+
+    async def request_build(self, new: NewTemplateBuild) -> RequestedBuild:
+        return RequestedBuild.model_validate(await self._call("POST", "/v1/template-builds", _dump(new)))
+
+    async def start_build(self, build_id: str, start: BuildStart) -> BuildView:
+        return BuildView.model_validate(await self._call("POST", f"/v1/builds/{build_id}/start", _dump(start)))
+
+    async def ask_upload(self, template: str, files_hash: str, *, team_id: str) -> Upload:
+        params = {"template": template, "files_hash": files_hash, "team_id": team_id}
+        return Upload.model_validate(await self._call("GET", "/v1/template-uploads", params=params))
+
+    async def upload(
+        self,
+        template_id: str,
+        files_hash: str,
+        body: AsyncIterator[bytes],
+        *,
+        length: int,
+        expires: str,
+        signature: str,
+        deadline: timedelta,
+    ) -> None:
+        """Put the files of a COPY as they come, under the leave that `ask_upload` gave."""
+        await self._http.upload(
+            f"/v1/template-files/{template_id}/{files_hash}",
+            body,
+            length=length,
+            params={"expires": expires, "signature": signature},
+            deadline=deadline,
+        )
 
     # Nodes and routes
 

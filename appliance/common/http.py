@@ -27,6 +27,8 @@ log = structlog.get_logger()
 _PIECE_BYTES = 256 * 1024
 
 _STATUS: tuple[tuple[type[errors.CubeError], int], ...] = (
+    (errors.LengthRequired, 411),
+    (errors.PayloadTooLarge, 413),
     (errors.InvalidRequest, 400),
     (errors.Unauthenticated, 401),
     (errors.Forbidden, 403),
@@ -141,8 +143,37 @@ class InternalClient:
 
         Raises the service's own error, or `Unavailable` when it does not answer in time.
         """
-        async with self._answer(method, path, deadline=deadline, json=json, params=params) as response:
-            return await response.json(content_type=None) if response.content_length != 0 else None
+        async with self._answer(self._pool(), method, path, deadline=deadline, json=json, params=params) as response:
+            return await _decoded(response)
+
+    async def upload(
+        self,
+        path: str,
+        body: AsyncIterator[bytes],
+        *,
+        length: int,
+        deadline: timedelta,
+        params: Mapping[str, str] | None = None,
+    ) -> Any:
+        """PUT `length` bytes as they come, and return and raise what `request` does.
+
+        The body is begun when the service asks for it, which it does not where it refuses. Such a request is half
+        sent, so the connection is used for nothing else.
+        """
+        async with (
+            aiohttp.ClientSession(connector=self._connector_of()) as session,
+            self._answer(
+                session,
+                "PUT",
+                path,
+                deadline=deadline,
+                params=params,
+                data=body,
+                expect100=True,
+                headers={"Content-Length": str(length), "Connection": "close"},
+            ) as response,
+        ):
+            return await _decoded(response)
 
     @asynccontextmanager
     async def stream(
@@ -152,7 +183,7 @@ class InternalClient:
 
         Raises as `request` does, and InvalidRequest where the body has more than `most` bytes.
         """
-        async with self._answer(method, path, deadline=deadline) as response:
+        async with self._answer(self._pool(), method, path, deadline=deadline) as response:
 
             async def pieces() -> AsyncIterator[bytes]:
                 left = most
@@ -164,30 +195,27 @@ class InternalClient:
 
             yield pieces()
 
-    @asynccontextmanager
-    async def _answer(
-        self,
-        method: str,
-        path: str,
-        *,
-        deadline: timedelta,
-        json: Any = None,
-        params: Mapping[str, str] | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
             # Made here, not in the constructor: a session belongs to the running loop.
             self._session = aiohttp.ClientSession(connector=self._connector_of())
+        return self._session
+
+    @asynccontextmanager
+    async def _answer(
+        self, session: aiohttp.ClientSession, method: str, path: str, *, deadline: timedelta, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            async with self._session.request(
+            async with session.request(
                 method,
                 self._base.with_path(path),
-                json=json,
-                params=params,
                 timeout=aiohttp.ClientTimeout(total=deadline.total_seconds()),
+                **options,
             ) as response:
                 if response.status >= 400:
-                    payload = await response.json(content_type=None) if response.content_length != 0 else None
-                    raise_for(response.status, ErrorBody.model_validate(payload), service=self._service)
+                    raise_for(
+                        response.status, ErrorBody.model_validate(await _decoded(response)), service=self._service
+                    )
                 yield response
         except TimeoutError as error:
             raise errors.DeadlineExceeded(f"{self._service} {method} {path}", deadline.total_seconds()) from error
@@ -198,3 +226,7 @@ class InternalClient:
             raise errors.Unavailable(
                 f"{self._service} does not answer ({type(error).__name__}); see `journalctl -u {self._service}`"
             ) from error
+
+
+async def _decoded(response: aiohttp.ClientResponse) -> Any:
+    return await response.json(content_type=None) if response.content_length != 0 else None

@@ -7,7 +7,7 @@ by name in `cubeapi/mapping.py`, never dropped. Answers carry every key a genera
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -283,6 +283,79 @@ class TemplateTag(_Answer):
     tag: str
     buildID: str
     createdAt: datetime
+
+
+class NewTemplateV3(_Request):
+    """`POST /v3/templates`. `alias` is an older word for `name`."""
+
+    name: str | None = Field(default=None, max_length=512)
+    alias: str | None = Field(default=None, max_length=512)
+    tags: tuple[str, ...] | None = Field(default=None, max_length=100)
+    teamID: str | None = None
+    cpuCount: int | None = None
+    memoryMB: int | None = None
+    minFreeDiskMb: int | None = None
+
+
+class NewTemplateV2(_Request):
+    alias: str = Field(max_length=512)
+    teamID: str | None = None
+    cpuCount: int | None = None
+    memoryMB: int | None = None
+
+
+class RequestedTemplate(_Answer):
+    templateID: str
+    buildID: str
+    public: bool
+    names: tuple[str, ...]
+    tags: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+
+class TemplateStep(_Request):
+    type: str
+    args: tuple[str, ...] | None = Field(default=None, repr=False)
+    filesHash: str | None = None
+    force: bool | None = None
+
+
+class GeneralRegistry(_Request):
+    type: Literal["registry"]
+    username: str = Field(min_length=1, max_length=255)
+    password: str = Field(min_length=1, max_length=16384, repr=False)
+
+
+class GcpRegistry(_Request):
+    type: Literal["gcp"]
+    serviceAccountJson: str = Field(min_length=1, max_length=16384, repr=False)
+
+
+class AwsRegistry(_Request):
+    type: Literal["aws"]
+    awsAccessKeyId: str = Field(repr=False)
+    awsSecretAccessKey: str = Field(repr=False)
+    awsRegion: str
+
+
+Registry = Annotated[GeneralRegistry | GcpRegistry | AwsRegistry, Field(discriminator="type")]
+
+
+class TemplateBuildStart(_Request):
+    """`POST /v2/templates/{templateID}/builds/{buildID}`."""
+
+    fromImage: str | None = Field(default=None, max_length=1024)
+    fromTemplate: str | None = Field(default=None, max_length=512)
+    fromImageRegistry: Registry | None = None
+    force: bool | None = None
+    steps: tuple[TemplateStep, ...] | None = None
+    startCmd: str | None = Field(default=None, max_length=65535)
+    readyCmd: str | None = Field(default=None, max_length=65535)
+
+
+class FileUpload(_Answer):
+    present: bool
+    url: str = Field(repr=False)
 
 
 class BuildLogEntry(_Answer):

@@ -39,6 +39,12 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     GET    /v1/builds?template=&limit=&cursor=     200 BuildPage, newest first
     GET    /v1/builds/{build_id}?log_offset=N&log_limit=&log_level=   200 BuildView
     GET    /v1/builds/{build_id}/logs?template_id=&at=&backward=&limit=&level=   200 [BuildLogEntry]
+    POST   /v1/template-builds                     202 RequestedBuild     NewTemplateBuild: a draft, until it is started
+    POST   /v1/builds/{build_id}/start             202 BuildView          BuildStart; InvalidRequest if it is none
+    GET    /v1/template-uploads?template=&files_hash=&team_id=        200 Upload
+    PUT    /v1/template-files/{template_id}/{hash}?expires=&signature=    204    a body with its Content-Length;
+                                                   Unauthenticated, Forbidden, LengthRequired, PayloadTooLarge
+    GET    /v1/template-files/{template_id}/{hash} 200 the bytes of that PUT, NotFound
     GET    /v1/nodes                               200 [NodeView]
     POST   /v1/nodes/{node_id}/heartbeat           204                    contracts.node.NodeStatus; the first registers
     POST   /v1/nodes/{node_id}/ended               204                    [contracts.node.EndedSandbox]
@@ -298,6 +304,54 @@ class NewTemplate(_Wire):
     public: bool = False
 
 
+class NewTemplateBuild(_Wire):
+    """A build of E2B's template builder, whose base and steps come later, with `BuildStart`."""
+
+    team_id: str
+    name: str = Field(max_length=512)
+    """`[team/]name[:tag]`: a new template, or one of the team's, which then gets one more build."""
+    tags: tuple[str, ...] = Field(default=(), max_length=100)
+    """Besides the one in `name`. None at all means `default`."""
+    vcpus: int | None = None
+    memory_mib: int | None = None
+    min_free_disk_mib: int | None = None
+    """Room on the disk besides what the steps are given. None, as for the sizes: the settings say."""
+
+
+class NewBuildStep(_Wire):
+    """As a client sent it: CubeMaster says what is wrong with it."""
+
+    type: str
+    args: tuple[str, ...] = ()
+    files_hash: str | None = None
+    force: bool = False
+
+
+class BuildStart(_Wire):
+    """What a draft is made from. One of `image` and `template`."""
+
+    team_id: str
+    template_id: str
+    """The draft must be one of this template."""
+    image: str | None = Field(default=None, max_length=1024)
+    """A reference to a registry, and nothing else."""
+    template: str | None = Field(default=None, max_length=512)
+    registry: RegistryLogin | None = None
+    steps: tuple[NewBuildStep, ...] = ()
+    force: bool = False
+    start_cmd: str | None = Field(default=None, max_length=65535)
+    ready_cmd: str | None = Field(default=None, max_length=65535)
+
+
+class Upload(_Wire):
+    """Leave to put the files of a COPY: `expires` and `signature` are what that PUT must carry."""
+
+    template_id: str
+    present: bool
+    expires: int
+    signature: str = Field(repr=False)
+
+
 LogLevel = Literal["debug", "info", "warn", "error"]
 
 
@@ -315,6 +369,8 @@ class BuildView(_Wire):
     status: BuildStatus
     reason: str | None = None
     step: str | None = None
+    reason_logs: tuple[BuildLogEntry, ...] = ()
+    """The last that was logged of the step that failed."""
     logs: tuple[BuildLogEntry, ...] = ()
     created_at: datetime
     finished_at: datetime | None = None
@@ -373,7 +429,8 @@ class TemplateView(_Wire):
     envd_version: str
     status: BuildStatus
     reason: str | None = None
-    image: str
+    image: str | None
+    """None where it was made from another template, or of nothing yet."""
     nodes: tuple[str, ...] = ()
     """Nodes that hold a ready replica."""
     created_at: datetime
@@ -381,6 +438,13 @@ class TemplateView(_Wire):
     last_spawned_at: datetime | None = None
     spawn_count: int = 0
     build_count: int = 1
+
+
+class RequestedBuild(_Wire):
+    template: TemplateView
+    build_id: str
+    tags: tuple[str, ...]
+    """All that will point to it once it is READY."""
 
 
 class TemplatePage(_Wire):

@@ -89,7 +89,7 @@ def create_app(settings: CubeApiSettings, *, admin_token: str | None = None, clo
 
     app.include_router(sandboxes.router(master, authenticate, settings))
     app.include_router(sandbox_logs.router(master, authenticate))
-    app.include_router(templates.router(master, authenticate))
+    app.include_router(templates.router(master, authenticate, settings))
     app.include_router(api_keys.router(master, authenticate, clock))
     app.include_router(teams.router(master, authenticate))
     app.include_router(secrets.router(master, authenticate))

@@ -331,7 +331,10 @@ def build_id(path: str) -> str:
 
 def build_info(view: master.BuildView) -> e2b.TemplateBuildInfo:
     entries = tuple(build_log_entry(entry) for entry in view.logs)
-    reason = e2b.BuildReason(message=view.reason, step=view.step) if view.reason is not None else None
+    reason = None
+    if view.reason is not None:
+        about = tuple(build_log_entry(entry) for entry in view.reason_logs)
+        reason = e2b.BuildReason(message=view.reason, step=view.step, logEntries=about)
     return e2b.TemplateBuildInfo(
         templateID=view.template_id,
         buildID=view.build_id,

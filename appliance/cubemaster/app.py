@@ -14,14 +14,12 @@ import appliance
 from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import install_error_handlers
 from appliance.common.supervisor import Supervisor
+from appliance.cubemaster.building import Building
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.database import Database, database_url, make_engine
 from appliance.cubemaster.reconcilers.availability import while_available
-from appliance.cubemaster.reconcilers.builds import BuildReconciler
-from appliance.cubemaster.reconcilers.deleted_templates import DeletedTemplateReconciler
 from appliance.cubemaster.reconcilers.lost_nodes import LostNodeReconciler
 from appliance.cubemaster.reconcilers.unfinished_sandboxes import UnfinishedSandboxReconciler
-from appliance.cubemaster.routes.builds import builds_router
 from appliance.cubemaster.routes.keys import keys_router
 from appliance.cubemaster.routes.lifecycle import lifecycle_router
 from appliance.cubemaster.routes.nodes import nodes_router
@@ -31,9 +29,7 @@ from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
 from appliance.cubemaster.routes.secrets import secrets_router
 from appliance.cubemaster.routes.snapshots import snapshots_router
-from appliance.cubemaster.routes.tags import tags_router
 from appliance.cubemaster.routes.teams import teams_router
-from appliance.cubemaster.routes.templates import templates_router
 from appliance.cubemaster.services.captures import Captures
 from appliance.cubemaster.services.catalogue import Catalogue
 from appliance.cubemaster.services.endings import Endings
@@ -53,18 +49,15 @@ from appliance.cubemaster.services.sealing import Sealer
 from appliance.cubemaster.services.secrets import SecretService
 from appliance.cubemaster.services.settling import Settling
 from appliance.cubemaster.services.snapshots import SnapshotService
-from appliance.cubemaster.services.tags import TagService
 from appliance.cubemaster.services.team_metrics import TeamMetrics
 from appliance.cubemaster.services.team_orders import TeamOrders
 from appliance.cubemaster.services.teams import TeamService
-from appliance.cubemaster.services.templates import TemplateService
 from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.cubemaster.settings import CubeMasterSettings, QuotaSettings
 from appliance.domain.team import Limits
 
 _NODE_WATCH_INTERVAL = timedelta(seconds=1)
 _UNFINISHED_INTERVAL = timedelta(seconds=5)
-_DELETED_INTERVAL = timedelta(seconds=5)
 _KEY_USES_INTERVAL = timedelta(seconds=2)
 _CALL_MARGIN = timedelta(seconds=15)
 """What a create, pause, resume or snapshot may take besides the node's part."""
@@ -154,23 +147,28 @@ def create_app(
         missing_grace=timedelta(seconds=settings.nodes.missing_grace_s),
         access_token=tokens.access,
     )
-    builds = BuildReconciler(database, nodes, clock, metrics, deadline=timedelta(seconds=settings.builds.deadline_s))
     lost_nodes = LostNodeReconciler(
         database, settling, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s)
     )
     unfinished = UnfinishedSandboxReconciler(
         database, sandboxes, settling, clock, call_limit=create_deadline + _CALL_MARGIN
     )
-    deleted_templates = DeletedTemplateReconciler(database, nodes)
+    building = Building(
+        settings,
+        database=database,
+        catalogue=catalogue,
+        nodes=nodes,
+        quota=quota,
+        clock=clock,
+        metrics=metrics,
+        seed=secrets.envd_seed,
+    )
     key_uses = KeyUses(database)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             async with background:
-                background.every(
-                    timedelta(seconds=settings.builds.poll_interval_s), while_available(builds.step), name="builds"
-                )
                 background.every(
                     timedelta(seconds=settings.route_check_interval_s),
                     while_available(route_table.check),
@@ -179,7 +177,7 @@ def create_app(
                 background.every(_NODE_WATCH_INTERVAL, while_available(lost_nodes.step), name="lost nodes")
                 background.every(_UNFINISHED_INTERVAL, while_available(unfinished.step), name="unfinished sandboxes")
                 background.every(_UNFINISHED_INTERVAL, while_available(captures.step), name="unfinished captures")
-                background.every(_DELETED_INTERVAL, while_available(deleted_templates.step), name="deleted templates")
+                await building.start(background)
                 background.every(_KEY_USES_INTERVAL, while_available(key_uses.step), name="uses of keys")
                 yield
         finally:
@@ -193,7 +191,6 @@ def create_app(
     snapshots = SnapshotService(database, catalogue, captures)
     forks = ForkService(database, captures, sandboxes, quota, clock)
     teams = TeamService(database, quota, clock)
-    templates = TemplateService(database, catalogue, clock, quota)
     for router in (
         process_router(metrics),
         sandboxes_router(sandboxes, tokens),
@@ -203,13 +200,11 @@ def create_app(
         sandbox_logs_router(SandboxLogs(sandboxes, nodes)),
         keys_router(KeyService(database, clock, key_uses)),
         teams_router(teams, TeamOrders(database, sandboxes, clock), TeamMetrics(database, clock)),
-        templates_router(templates),
-        builds_router(templates),
-        tags_router(TagService(database, catalogue, clock)),
         nodes_router(node_service),
         secrets_router(SecretService(database, Sealer(secrets.secrets_key), clock)),
     ):
         app.include_router(router)
+    building.add_routes(app)
     return app
 
 

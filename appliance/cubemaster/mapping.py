@@ -7,6 +7,7 @@ import binascii
 from datetime import datetime
 
 from appliance.contracts import master as wire
+from appliance.contracts import node as node_wire
 from appliance.contracts.node import (
     BuildLogEntry,
     BuildRequest,
@@ -26,6 +27,7 @@ from appliance.cubemaster.persistence.paging import PagePosition
 from appliance.cubemaster.persistence.sandboxes import Position
 from appliance.cubemaster.persistence.snapshots import SnapshotRecord
 from appliance.cubemaster.persistence.templates import TemplateRecord
+from appliance.domain.build_steps import BuildSource, BuildStep, parse_step, refuse_too_much
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import NodeId
 from appliance.domain.network import SandboxNetwork
@@ -184,6 +186,9 @@ def build_request(build: Build) -> BuildRequest:
         template_id=build.template_id,
         build_id=build.build_id,
         image=spec.image,
+        from_build=spec.from_build,
+        steps=None if spec.steps is None else tuple(_step(one) for one in spec.steps),
+        force=spec.force,
         registry=RegistryLogin(username=login[0], password=login[1]) if login else None,
         vcpus=spec.resources.vcpus,
         memory_mib=spec.resources.memory_mib,
@@ -195,13 +200,38 @@ def build_request(build: Build) -> BuildRequest:
     )
 
 
-def build_view(build: Build, logs: tuple[BuildLogEntry, ...] = ()) -> wire.BuildView:
+def _step(step: BuildStep) -> node_wire.BuildStep:
+    return node_wire.BuildStep(type=step.type, args=step.args, files_hash=step.files_hash, force=step.force)
+
+
+def build_source(start: wire.BuildStart) -> BuildSource:
+    """Return what a client asks for, each step checked, or raise InvalidRequest."""
+    steps = tuple(
+        parse_step(number, one.type, one.args, files_hash=one.files_hash, force=one.force)
+        for number, one in enumerate(start.steps, 1)
+    )
+    refuse_too_much(steps)
+    return BuildSource(
+        image=start.image,
+        template=start.template,
+        registry_login=(start.registry.username, start.registry.password) if start.registry else None,
+        steps=steps,
+        force=start.force,
+        start_cmd=start.start_cmd,
+        ready_cmd=start.ready_cmd,
+    )
+
+
+def build_view(
+    build: Build, logs: tuple[BuildLogEntry, ...] = (), *, reason_logs: tuple[BuildLogEntry, ...] = ()
+) -> wire.BuildView:
     return wire.BuildView(
         template_id=build.template_id,
         build_id=build.build_id,
         status=wire.BuildStatus(build.status),
         reason=build.reason,
         step=build.step,
+        reason_logs=reason_logs,
         logs=logs,
         created_at=build.created_at,
         finished_at=build.finished_at,
@@ -251,6 +281,10 @@ def snapshot_view(record: SnapshotRecord) -> wire.SnapshotView:
         team_slug=record.team_slug,
         taken_at=record.taken_at,
     )
+
+
+def requested_build(template: TemplateRecord, build: Build) -> wire.RequestedBuild:
+    return wire.RequestedBuild(template=template_view(template), build_id=build.build_id, tags=build.tags)
 
 
 def node_from_status(status: NodeStatus, *, now: datetime) -> Node:

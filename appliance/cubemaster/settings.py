@@ -2,7 +2,7 @@
 
 Secrets are not in that file. Each is a systemd credential (`LoadCredential=`) of the unit:
 
-    envd-seed        HMAC key from which each sandbox's access token is derived
+    envd-seed        HMAC key from which each sandbox's access token is derived, and the key of upload signatures
     secrets-key      64 hex digits: the key that teams' secrets are sealed with
     mysql-password   unless `database.password = false`, where MariaDB knows the process by its user (unix_socket)
     redis-password   unless `redis.password = false`
@@ -54,17 +54,44 @@ class QuotaSettings(Settings):
     disk_mib: int = Field(default=0, ge=0)
     """Of all its sandboxes, paused ones included."""
     concurrent_builds: int = Field(default=20, ge=0)
-    """Template builds that wait or run."""
+    """Template builds that were started and have not ended."""
 
 
 class BuildSettings(Settings):
     poll_interval_s: float = Field(default=0.5, gt=0)
     deadline_s: float = Field(default=1800, gt=0)
-    """From the request to READY; later it is an ERROR."""
+    """From its start to READY; later it is an ERROR."""
+    draft_lifetime_s: float = Field(default=3600, gt=0)
+    """How long a build may be asked for, and its files put, before it is started."""
+    tidy_interval_s: float = Field(default=60, gt=0)
+    """How often drafts that were given up, and files that nobody needs, are looked for."""
+    default_vcpus: int = Field(default=2, ge=1)
+    default_memory_mib: int = Field(default=1024, ge=128)
+    steps_room_mib: int = Field(default=4096, ge=16)
+    """Disk for what the steps of a build and its sandboxes write. Blocks that hold nothing take no room on the node."""
+    max_vcpus: int = Field(default=8, ge=1)
+    max_memory_mib: int = Field(default=8192, ge=128)
+    max_free_disk_mib: int = Field(default=20480, ge=0)
+    """How much more disk than that a build may ask for."""
+    internal_registries: tuple[str, ...] = ()
+    """`host[:port]` of registries on internal addresses that all teams may build from; others are refused."""
+
+
+class FileSettings(Settings):
+    """Archives of COPY steps, kept until builds took them and for the next builds."""
+
+    max_bytes: int = Field(default=2**30, ge=1)
+    team_max_bytes: int = Field(default=10 * 2**30, ge=1)
+    reserve_bytes: int = Field(default=2**30, ge=0)
+    """Room on the disk that no archive may take."""
+    keep_unused_days: float = Field(default=7, gt=0)
+    idle_s: float = Field(default=60, gt=0)
+    """How long an upload may stand still."""
 
 
 class CubeMasterSettings(Settings):
     socket: Path = Path("/run/cube/cube-master/api.sock")
+    data_dir: Path = Path("/var/lib/cube/cube-master")
     log_level: str = "info"
     route_check_interval_s: float = Field(default=0.5, gt=0)
     """How often Redis is asked whether it still has the routes."""
@@ -73,3 +100,4 @@ class CubeMasterSettings(Settings):
     nodes: NodeSettings = NodeSettings()
     quotas: QuotaSettings = QuotaSettings()
     builds: BuildSettings = BuildSettings()
+    files: FileSettings = FileSettings()

@@ -2,7 +2,9 @@
 
     CubeError
     ├── InvalidRequest            the caller must change the request
-    │   └── TemplateInUse
+    │   ├── TemplateInUse
+    │   ├── LengthRequired
+    │   └── PayloadTooLarge
     ├── Unauthenticated           no key, or a key that is unknown, expired or revoked
     ├── Forbidden                 a key that is known, but not for this
     ├── NotFound
@@ -56,6 +58,14 @@ class TemplateInUse(InvalidRequest):
         super().__init__(f"cannot delete template '{template_id}' because there are {state} sandboxes using it")
         self.template_id = template_id
         self.state = state
+
+
+class LengthRequired(InvalidRequest):
+    """A body must say beforehand how long it is."""
+
+
+class PayloadTooLarge(InvalidRequest):
+    """A body is longer than is taken."""
 
 
 class Unauthenticated(CubeError):

@@ -32,7 +32,7 @@ class Limits:
     disk_mib: int | None = None
     """Of all sandboxes, paused ones included."""
     builds: int | None = None
-    """Template builds that wait or run."""
+    """Template builds that were started and have not ended."""
 
     def or_default(self, defaults: Limits) -> Limits:
         """Return what holds: the team's own, else the default. 0 stands for no limit."""

@@ -6,12 +6,13 @@ A reference is `[namespace/]name[:tag]`, or a template id in place of the name. 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from appliance.domain.build_steps import BuildStep
 from appliance.domain.errors import Conflict, InvalidRequest
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TemplateId
 from appliance.domain.placement import Resources
@@ -19,6 +20,7 @@ from appliance.domain.placement import Resources
 DEFAULT_TAG = "default"
 LOG_LEVELS = ("debug", "info", "warn", "error")
 """From the lowest."""
+_NAME_MAX_LENGTH = 128
 _NAME = re.compile(r"[a-z0-9_-]+")
 _TAG = re.compile(r"[a-z0-9_.-]+")
 
@@ -33,7 +35,9 @@ class TemplateKind(StrEnum):
 
 class BuildStatus(StrEnum):
     WAITING = "waiting"
+    """A draft: asked for, and without anything to build from yet. Nobody works on it."""
     BUILDING = "building"
+    """From when it is known what to build, whether or not a node has it yet."""
     READY = "ready"
     ERROR = "error"
 
@@ -69,12 +73,18 @@ def build_status(replicas: Collection[ReplicaState]) -> BuildStatus:
 
 @dataclass(frozen=True, slots=True)
 class BuildSpec:
-    """What a build is made from and must become."""
+    """What a build is made from and must become. A draft has neither `image` nor `from_build`, any other has one."""
 
-    image: str
+    image: str | None
     registry_login: tuple[str, str] | None
     resources: Resources
     writable_layer_mib: int
+    from_build: BuildId | None = None
+    """A READY build whose disk it starts from, on the nodes that hold that."""
+    steps: tuple[BuildStep, ...] | None = None
+    """None for an image as it is: E2B's rules for what is around the steps do not hold for it."""
+    force: bool = False
+    """Use no step of an earlier build."""
     start_cmd: str | None = None
     ready_cmd: str | None = None
     probe_port: int | None = None
@@ -85,11 +95,13 @@ class BuildSpec:
 class Build:
     build_id: BuildId
     template_id: TemplateId
-    tag: str
-    """The tag that points here once it is READY."""
+    tags: tuple[str, ...]
+    """The tags that point here once it is READY."""
     status: BuildStatus
     spec: BuildSpec
     created_at: datetime
+    started_at: datetime | None = None
+    """When it became known what to build: deadlines count from here."""
     finished_at: datetime | None = None
     reason: str | None = None
     step: str | None = None
@@ -98,9 +110,9 @@ class Build:
     source_sandbox_id: SandboxId | None = None
     """The sandbox that it was taken of, on that sandbox's node."""
 
-    def handed_out(self) -> Build:
-        """Return it BUILDING: at least one node has it."""
-        return self._to(BuildStatus.BUILDING)
+    def started(self, spec: BuildSpec, *, at: datetime) -> Build:
+        """Return the draft BUILDING, now that it is known what."""
+        return replace(self._to(BuildStatus.BUILDING), spec=spec, started_at=at)
 
     def ready(self, *, at: datetime) -> Build:
         return replace(self._to(BuildStatus.READY), finished_at=at)
@@ -111,9 +123,11 @@ class Build:
     def _to(self, status: BuildStatus) -> Build:
         if status not in BUILD_TRANSITIONS[self.status]:
             raise Conflict(f"build '{self.build_id}' is '{self.status}' and cannot become '{status}'")
-        # Nobody needs the login of a registry once the image was fetched, so it is not kept.
-        over = not BUILD_TRANSITIONS[status]
-        return replace(self, status=status, spec=replace(self.spec, registry_login=None) if over else self.spec)
+        if BUILD_TRANSITIONS[status]:
+            return replace(self, status=status)
+        # What may hold secrets, and nobody needs any more, is not kept.
+        steps = None if self.spec.steps is None else ()
+        return replace(self, status=status, spec=replace(self.spec, registry_login=None, steps=steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +169,24 @@ def parse_reference(text: str) -> TemplateReference:
             f"invalid tag in '{text}': use letters, digits, '-', '_' and '.', and not the form of a UUID"
         )
     return TemplateReference(name=name, namespace=namespace or None, tag=tag or DEFAULT_TAG)
+
+
+def parse_build_name(name: str, tags: Sequence[str]) -> tuple[TemplateReference, tuple[str, ...]]:
+    """Return the name of a template to build, and every tag that shall point to the build: `default` without any."""
+    if not name.strip():
+        raise InvalidRequest("Name is required")
+    try:
+        named = parse_reference(name)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"Invalid name: {error.message}") from error
+    if len(named.name) > _NAME_MAX_LENGTH:
+        raise InvalidRequest(f"Invalid name: a template's name has at most {_NAME_MAX_LENGTH} characters")
+    in_name = (named.tag,) if ":" in name else ()
+    wanted = tuple(dict.fromkeys((*in_name, *(parse_tag(tag) for tag in tags)))) or (DEFAULT_TAG,)
+    for tag in wanted:
+        if len(tag) > _NAME_MAX_LENGTH:
+            raise InvalidRequest(f"Invalid tag: a tag has at most {_NAME_MAX_LENGTH} characters")
+    return named, wanted
 
 
 def parse_tag(text: str) -> str:

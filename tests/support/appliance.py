@@ -210,6 +210,7 @@ def _write_settings(base: Path, database: MariaDb, redis: RedisServer, guest_dir
     (base / "master.toml").write_text(
         f"""
 socket = "{base}/master.sock"
+data_dir = "{base}/master"
 [database]
 socket = "{database.socket}"
 user = "root"

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -62,6 +62,9 @@ class FakeNode:
     """Logs of sandboxes, kept when they end."""
     finished: dict[str, BuildState] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    failed_steps: dict[str, str] = field(default_factory=dict)
+    builder: Callable[[BuildRequest], Awaitable[None]] | None = None
+    """Carries a build on once it was handed out; without one the test does."""
     fail_create: CubeError | None = None
     stall_create: asyncio.Event | None = None
     """Creates the sandbox, then keeps the caller waiting until it is set."""
@@ -87,6 +90,7 @@ class FakeNode:
     samples: dict[str, list[MetricSample]] = field(default_factory=dict)
     builds_started: int = 0
     addresses: int = 0
+    _working: set[asyncio.Task[None]] = field(default_factory=set)
 
     def status(self) -> NodeStatus:
         """Return what its next heartbeat says."""
@@ -159,11 +163,16 @@ class FakeNode:
         self.logs[snapshot.build_id] = []
         self.finished[snapshot.build_id] = BuildState.READY
 
-    def log(self, build_id: str, message: str) -> None:
-        self.logs[build_id].append(BuildLogEntry(timestamp=datetime.now(UTC), message=message))
+    def log(self, build_id: str, message: str, *, step: str | None = None, level: str = "info") -> None:
+        entry = BuildLogEntry(timestamp=datetime.now(UTC), level=level, message=message, step=step)
+        self.logs[build_id].append(entry)
 
-    def finish_build(self, build_id: str, state: BuildState, *, reason: str | None = None) -> None:
+    def finish_build(
+        self, build_id: str, state: BuildState, *, reason: str | None = None, step: str | None = None
+    ) -> None:
         self.finished[build_id] = state
+        if step:
+            self.failed_steps[build_id] = step
         if reason:
             self.reasons[build_id] = reason
 
@@ -306,6 +315,10 @@ class FakeNode:
             self.builds_started += 1
             self.builds[request.build_id] = request
             self.logs.setdefault(request.build_id, [])
+            if self.builder is not None:
+                work = asyncio.ensure_future(self.builder(request))
+                self._working.add(work)
+                work.add_done_callback(self._working.discard)
             return Response(status_code=202)
 
         @app.get("/v1/builds/{build_id}")
@@ -318,6 +331,7 @@ class FakeNode:
                 state=state,
                 logs=tuple(self.logs[build_id][log_offset:]),
                 reason=self.reasons.get(build_id),
+                step=self.failed_steps.get(build_id),
                 disk_size_mib=1500 if state is BuildState.READY else None,
                 envd_version="0.6.13" if state is BuildState.READY else None,
             )
@@ -348,6 +362,20 @@ async def serve_on(app: FastAPI, path: Path) -> AsyncIterator[None]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     path.unlink(missing_ok=True)  # noqa: ASYNC240 - a test may block that long
     listener.bind(str(path))
+    async with _serve(app, listener):
+        yield
+
+
+@asynccontextmanager
+async def serve_on_loopback(app: FastAPI) -> AsyncIterator[int]:
+    """Serve `app` on a free port of 127.0.0.1 in this event loop, and yield the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with _serve(app, listener):
+        yield listener.getsockname()[1]
+
+
+@asynccontextmanager
+async def _serve(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=2, ws="none"))
     # The test's process keeps its own signal handlers.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]

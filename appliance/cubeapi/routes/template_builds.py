@@ -1,24 +1,32 @@
-"""How a build of the caller's is going, and what it said."""
+"""A build of the caller's: its start, how it is going, and what it said."""
 
 # No postponed annotations: the routes' dependencies are local names, which FastAPI could not look up later.
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 
 from appliance.clients.master import MasterClient
 from appliance.contracts import e2b
 from appliance.contracts.master import ResolvedKey
-from appliance.cubeapi import mapping
+from appliance.cubeapi import build_mapping, mapping
 from appliance.cubeapi.auth import Authenticator
 from appliance.domain.errors import BuildNotFound
 
 
 def router(master: MasterClient, authenticate: Authenticator) -> APIRouter:
-    routes = APIRouter(prefix="/templates/{template_id:path}/builds/{path_id}")
+    routes = APIRouter()
     key_of = Depends(authenticate)
 
-    @routes.get("/status", response_model_exclude_none=True)
+    @routes.post("/v2/templates/{template_id:path}/builds/{path_id}", status_code=202)
+    async def start(
+        template_id: str, path_id: str, body: e2b.TemplateBuildStart, key: Annotated[ResolvedKey, key_of]
+    ) -> Response:
+        build = build_mapping.build_start(body, template_id=template_id, team_id=key.team_id)
+        await master.start_build(mapping.build_id(path_id), build)
+        return Response(status_code=202)
+
+    @routes.get("/templates/{template_id:path}/builds/{path_id}/status", response_model_exclude_none=True)
     async def status(  # noqa: PLR0917 - FastAPI passes query parameters by name
         template_id: str,
         path_id: str,
@@ -35,7 +43,7 @@ def router(master: MasterClient, authenticate: Authenticator) -> APIRouter:
             raise BuildNotFound(build_id)
         return mapping.build_info(view)
 
-    @routes.get("/logs", response_model_exclude_none=True)
+    @routes.get("/templates/{template_id:path}/builds/{path_id}/logs", response_model_exclude_none=True)
     async def logs(  # noqa: PLR0917 - FastAPI passes query parameters by name
         template_id: str,
         path_id: str,

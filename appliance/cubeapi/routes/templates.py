@@ -10,23 +10,26 @@ from appliance.clients.master import MasterClient
 from appliance.contracts import e2b
 from appliance.contracts import master as internal
 from appliance.contracts.master import ResolvedKey
-from appliance.cubeapi import mapping
+from appliance.cubeapi import build_mapping, mapping
 from appliance.cubeapi.auth import Authenticator
-from appliance.cubeapi.routes import template_builds, template_tags
-from appliance.domain.errors import Forbidden, InvalidRequest
+from appliance.cubeapi.routes import template_builds, template_files, template_requests, template_tags
+from appliance.cubeapi.settings import CubeApiSettings
+from appliance.domain.errors import Forbidden
 
 
-def router(master: MasterClient, authenticate: Authenticator) -> APIRouter:
+def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiSettings) -> APIRouter:
     routes = APIRouter()
     key_of = Depends(authenticate)
 
     # Names hold slashes, which arrive percent-encoded and are decoded before routing: hence `:path`, and this order.
     routes.include_router(template_tags.router(master, authenticate))
     routes.include_router(template_builds.router(master, authenticate))
+    routes.include_router(template_files.router(master, authenticate, settings))
+    routes.include_router(template_requests.router(master, authenticate))
 
     @routes.get("/templates")
     async def list_all(key: Annotated[ResolvedKey, key_of], teamID: str | None = None) -> list[e2b.Template]:  # noqa: N803  # the wire's name
-        _refuse_other_team(teamID, key)
+        build_mapping.refuse_other_team(teamID, key)
         return [mapping.template(view) for view in await master.list_templates(team_id=key.team_id)]
 
     @routes.get("/v2/templates")
@@ -37,7 +40,7 @@ def router(master: MasterClient, authenticate: Authenticator) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 100,
         next_token: Annotated[str | None, Query(alias="nextToken")] = None,
     ) -> list[e2b.Template]:
-        _refuse_other_team(teamID, key)
+        build_mapping.refuse_other_team(teamID, key)
         page = await master.page_templates(team_id=key.team_id, limit=limit, cursor=next_token)
         if page.next_cursor is not None:
             response.headers["X-Next-Token"] = page.next_cursor
@@ -87,8 +90,3 @@ def router(master: MasterClient, authenticate: Authenticator) -> APIRouter:
         return Response(status_code=204)
 
     return routes
-
-
-def _refuse_other_team(team_id: str | None, key: ResolvedKey) -> None:
-    if team_id is not None and team_id != key.team_id:
-        raise InvalidRequest("Team ID param mismatch with the API key")

@@ -15,7 +15,7 @@ from appliance.cubelet.builds.expansion import expand, has_references
 from appliance.cubelet.builds.progress import Build
 from appliance.cubelet.builds.shell import GuestShell
 from appliance.cubelet.builds.steps import Action, Copy, Env, Run, User, Workdir
-from appliance.domain.errors import GuestFailure, GuestRefused
+from appliance.domain.errors import CubeError, GuestFailure, GuestRefused
 
 FileSource = Callable[[str, str, int], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 """Opens the files of a COPY: template id, hash, most bytes."""
@@ -107,9 +107,15 @@ class StepRunner:
         most = self._build.disk_size_mib * 2**20
         async with self._files(request.template_id, step.files_hash, most) as chunks:
             first = await anext(chunks, b"")
+            broken: list[CubeError] = []
+            content = _chained(first, chunks, broken)
             try:
-                await self._guest.upload(plan.tar, _chained(first, chunks), user="root", deadline=self._deadline)
-            except GuestRefused as error:
+                await self._guest.upload(plan.tar, content, user="root", deadline=self._deadline)
+            except GuestFailure as error:
+                if broken:
+                    raise broken[0] from error
+                if not isinstance(error, GuestRefused):
+                    raise
                 if error.code == "507":
                     size_mib = self._build.disk_size_mib
                     message = f"copying '{step.source}': the template's disk of {size_mib} MiB is full"
@@ -137,8 +143,13 @@ class StepRunner:
         return dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
 
 
-async def _chained(first: bytes, rest: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+async def _chained(first: bytes, rest: AsyncIterable[bytes], broken: list[CubeError]) -> AsyncIterator[bytes]:
+    """Yield all pieces. Why they end early is put into `broken`: the HTTP client would hide it."""
     if first:
         yield first
-    async for chunk in rest:
-        yield chunk
+    try:
+        async for chunk in rest:
+            yield chunk
+    except CubeError as error:
+        broken.append(error)
+        raise

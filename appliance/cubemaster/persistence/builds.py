@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
 from appliance.cubemaster.persistence.paging import PagePosition, newest_first
-from appliance.cubemaster.persistence.tables import build_logs, builds, replicas, templates
+from appliance.cubemaster.persistence.tables import build_logs, builds, replicas, template_files, templates
+from appliance.domain.build_steps import BuildStep, StepType
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TemplateId
 from appliance.domain.placement import Resources
 from appliance.domain.template import Build, BuildSpec, BuildStatus, Replica, ReplicaState
@@ -47,31 +50,30 @@ class BuildRepository:
         self._connection = connection
 
     def add(self, build: Build) -> None:
-        spec = build.spec
-        username, password = spec.registry_login or (None, None)
         self._connection.execute(
             insert(builds),
             {
                 "build_id": build.build_id,
                 "template_id": build.template_id,
-                "tag": build.tag,
+                "tags": list(build.tags),
                 "status": build.status,
-                "image": spec.image,
-                "registry_username": username,
-                "registry_password": password,
-                "vcpus": spec.resources.vcpus,
-                "memory_mib": spec.resources.memory_mib,
-                "writable_layer_mib": spec.writable_layer_mib,
-                "start_cmd": spec.start_cmd,
-                "ready_cmd": spec.ready_cmd,
-                "probe_port": spec.probe_port,
-                "exposed_ports": list(spec.exposed_ports),
                 "disk_size_mib": build.disk_size_mib,
                 "envd_version": build.envd_version,
                 "source_sandbox_id": build.source_sandbox_id,
                 "created_at": build.created_at,
+                "started_at": build.started_at,
+                **_spec_columns(build.spec),
             },
         )
+
+    def start(self, build: Build) -> bool:
+        """Write what a draft shall become; return False where it is none any more."""
+        result = self._connection.execute(
+            update(builds)
+            .where(builds.c.build_id == build.build_id, builds.c.status == BuildStatus.WAITING)
+            .values(status=build.status, started_at=build.started_at, **_spec_columns(build.spec))
+        )
+        return result.rowcount == 1
 
     def find(self, build_id: str) -> Build | None:
         row = self._connection.execute(select(builds).where(builds.c.build_id == build_id)).one_or_none()
@@ -81,7 +83,7 @@ class BuildRepository:
         """Return the newest build meant for that tag, however it went."""
         row = self._connection.execute(
             select(builds)
-            .where(builds.c.template_id == template_id, builds.c.tag == tag)
+            .where(builds.c.template_id == template_id, func.json_contains(builds.c.tags, json.dumps(tag)))
             .order_by(builds.c.created_at.desc())
             .limit(1)
         ).one_or_none()
@@ -97,14 +99,25 @@ class BuildRepository:
         page = newest_first(statement, at=builds.c.created_at, key=builds.c.build_id, after=after, limit=limit)
         return [read_build(row) for row in self._connection.execute(page)]
 
+    def stale_drafts(self, *, before: datetime) -> list[BuildId]:
+        """Return drafts that were asked for before that time, and for which no file came since then."""
+        fed = exists().where(template_files.c.template_id == builds.c.template_id, template_files.c.used_at >= before)
+        rows = self._connection.scalars(
+            select(builds.c.build_id)
+            .where(builds.c.status == BuildStatus.WAITING, builds.c.created_at < before, ~fed)
+            # A draft that is being started has been started when this gets its row, and is no longer found.
+            .with_for_update(skip_locked=True)
+        )
+        return [BuildId(one) for one in rows]
+
     # Leases: whoever holds one works on the build outside any transaction; only its token may write the result.
 
     def lease(self, *, token: str, now: datetime, until: datetime, limit: int) -> list[Build]:
-        """Take up to `limit` unfinished builds that nobody works on."""
+        """Take up to `limit` builds that were started, have not ended, and that nobody works on."""
         rows = self._connection.execute(
             select(builds)
             .where(
-                builds.c.status.in_(_ACTIVE),
+                builds.c.status == BuildStatus.BUILDING,
                 # What is taken of a sandbox is the business of whoever takes it.
                 builds.c.source_sandbox_id.is_(None),
                 or_(builds.c.lease_until.is_(None), builds.c.lease_until < now),
@@ -136,6 +149,7 @@ class BuildRepository:
                 finished_at=build.finished_at,
                 registry_username=login[0] if login else None,
                 registry_password=login[1] if login else None,
+                steps=_steps_column(build.spec.steps),
                 lease_token=None,
                 lease_until=None,
             )
@@ -178,6 +192,7 @@ class BuildRepository:
                 finished_at=now,
                 registry_username=None,
                 registry_password=None,
+                steps=None,
                 lease_token=None,
                 lease_until=None,
             )
@@ -215,6 +230,12 @@ class BuildRepository:
         else:
             statement = statement.where(build_logs.c.level.in_(levels)).offset(offset)
         return [LogEntry(*row) for row in self._connection.execute(statement)]
+
+    def log_of_step(self, build_id: str, step: str, *, limit: int) -> list[LogEntry]:
+        """Return the last entries of one step, oldest first."""
+        statement = _LOG.where(build_logs.c.build_id == build_id, build_logs.c.step == step)
+        rows = self._connection.execute(statement.order_by(build_logs.c.seq.desc()).limit(limit)).all()
+        return [LogEntry(*row) for row in reversed(rows)]
 
     def log_around(
         self, build_id: str, *, at: datetime | None, backward: bool, limit: int, levels: Collection[str] | None
@@ -305,24 +326,64 @@ class BuildRepository:
         return [HeldBuild(NodeId(node), TemplateId(template), BuildId(build)) for node, template, build in rows]
 
 
+def _spec_columns(spec: BuildSpec) -> dict[str, object]:
+    username, password = spec.registry_login or (None, None)
+    return {
+        "image": spec.image,
+        "from_build": spec.from_build,
+        "registry_username": username,
+        "registry_password": password,
+        "steps": _steps_column(spec.steps),
+        "force": spec.force,
+        "vcpus": spec.resources.vcpus,
+        "memory_mib": spec.resources.memory_mib,
+        "writable_layer_mib": spec.writable_layer_mib,
+        "start_cmd": spec.start_cmd,
+        "ready_cmd": spec.ready_cmd,
+        "probe_port": spec.probe_port,
+        "exposed_ports": list(spec.exposed_ports),
+    }
+
+
+def _steps_column(steps: Sequence[BuildStep] | None) -> list[dict[str, object]] | None:
+    if steps is None:
+        return None
+    return [
+        {"type": one.type, "args": list(one.args), "files_hash": one.files_hash, "force": one.force} for one in steps
+    ]
+
+
+def _steps(column: list[dict[str, Any]] | None) -> tuple[BuildStep, ...] | None:
+    if column is None:
+        return None
+    return tuple(
+        BuildStep(StepType(one["type"]), tuple(one["args"]), files_hash=one["files_hash"], force=one["force"])
+        for one in column
+    )
+
+
 def read_build(row: Row[tuple[object, ...]]) -> Build:
     """Return the build in the columns of `builds` that `row` has."""
     return Build(
         build_id=BuildId(row.build_id),
         template_id=TemplateId(row.template_id),
-        tag=row.tag,
+        tags=tuple(row.tags),
         status=BuildStatus(row.status),
         spec=BuildSpec(
             image=row.image,
             registry_login=(row.registry_username, row.registry_password) if row.registry_username else None,
             resources=Resources(row.vcpus, row.memory_mib),
             writable_layer_mib=row.writable_layer_mib,
+            from_build=BuildId(row.from_build) if row.from_build else None,
+            steps=_steps(row.steps),
+            force=row.force,
             start_cmd=row.start_cmd,
             ready_cmd=row.ready_cmd,
             probe_port=row.probe_port,
             exposed_ports=tuple(row.exposed_ports),
         ),
         created_at=row.created_at,
+        started_at=row.started_at,
         finished_at=row.finished_at,
         reason=row.reason,
         step=row.step,

@@ -67,8 +67,9 @@ class KeyRepository:
             found = self._connection.scalar(select(teams.c.team_id).where(teams.c.slug == slug))
         return TeamId(str(found))
 
-    def team_slug(self, team_id: TeamId) -> str:
-        return str(self._connection.scalar(select(teams.c.slug).where(teams.c.team_id == team_id)))
+    def slug(self, team_id: TeamId) -> str:
+        """Return the slug of a team that there is."""
+        return str(self._connection.execute(select(teams.c.slug).where(teams.c.team_id == team_id)).scalar_one())
 
     def lock_team(self, team_id: TeamId) -> None:
         """Let no other transaction that locks this team go on until this one ends.

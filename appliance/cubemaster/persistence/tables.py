@@ -137,12 +137,17 @@ builds = Table(
     metadata,
     Column("build_id", _id(), primary_key=True),
     Column("template_id", _id(), ForeignKey("templates.template_id"), nullable=False),
-    Column("tag", _id(128), nullable=False),
+    Column("tags", JSON, nullable=False),
     Column("status", _word(), nullable=False),
-    Column("image", String(1024), nullable=False),
+    # One of image and from_build, once it is started.
+    Column("image", String(1024)),
+    Column("from_build", _id()),
     # Until the build ends, then NULL.
     Column("registry_username", String(255)),
     Column("registry_password", Text),
+    # Until the build ends, as the login. NULL for an image as it is.
+    Column("steps", JSON(none_as_null=True)),
+    Column("force", Boolean, nullable=False),
     Column("vcpus", Integer, nullable=False),
     Column("memory_mib", Integer, nullable=False),
     Column("writable_layer_mib", Integer, nullable=False),
@@ -157,6 +162,7 @@ builds = Table(
     # Of a build that was taken of a sandbox on its node, rather than handed to nodes.
     Column("source_sandbox_id", _id()),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
     Column("lease_token", _id()),
     Column("lease_until", UtcDateTime),
@@ -182,6 +188,19 @@ build_logs = Table(
     Column("level", _word(), nullable=False),
     Column("message", Text, nullable=False),
     Column("step", String(64)),
+)
+
+# Archives of COPY steps, which are files of the same name below CubeMaster's data directory.
+template_files = Table(
+    "template_files",
+    metadata,
+    Column("team_id", _id(), ForeignKey("teams.team_id"), primary_key=True),
+    Column("files_hash", _id(64), primary_key=True),
+    # The one that used it last: the file goes with it.
+    Column("template_id", _id(), ForeignKey("templates.template_id"), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("used_at", UtcDateTime, nullable=False),
+    Index("ix_template_files_used", "used_at"),
 )
 
 replicas = Table(

@@ -130,10 +130,10 @@ _USED: Mapping[str, ScalarSelect[Any]] = {
     "disk_mib": _of_sandboxes(func.sum(sandboxes.c.disk_size_mib), LIVE),
     "builds": select(func.count())
     .select_from(builds.join(templates, templates.c.template_id == builds.c.template_id))
+    # Drafts cost nothing, and clients that fail leave them behind. A snapshot under way is not a build.
     .where(
         templates.c.team_id == bindparam("team"),
-        builds.c.status.in_(_UNFINISHED),
-        # A snapshot under way is not one.
+        builds.c.status == BuildStatus.BUILDING,
         builds.c.source_sandbox_id.is_(None),
     )
     .scalar_subquery(),

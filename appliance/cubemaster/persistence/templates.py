@@ -175,6 +175,13 @@ class TemplateRepository:
             build=read_build(row) if row.build_id else None,
         )
 
+    def team_of(self, template_id: TemplateId) -> TeamId | None:
+        """Return whose it is, or None where it is not there, or was deleted."""
+        found = self._connection.scalar(
+            select(templates.c.team_id).where(templates.c.template_id == template_id, templates.c.deleted_at.is_(None))
+        )
+        return TeamId(found) if found else None
+
     def owned(self, template_id: TemplateId, team_id: str) -> bool:
         owner = self._connection.scalar(select(templates.c.team_id).where(templates.c.template_id == template_id))
         return owner == team_id

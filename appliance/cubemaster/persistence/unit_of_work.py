@@ -13,6 +13,7 @@ from appliance.cubemaster.persistence.secrets import SecretRepository
 from appliance.cubemaster.persistence.snapshots import SnapshotRepository
 from appliance.cubemaster.persistence.team_metrics import TeamMetricRepository
 from appliance.cubemaster.persistence.teams import TeamRepository
+from appliance.cubemaster.persistence.template_files import TemplateFileRepository
 from appliance.cubemaster.persistence.templates import TemplateRepository
 
 
@@ -24,6 +25,7 @@ class UnitOfWork:
         self.nodes = NodeRepository(connection)
         self.templates = TemplateRepository(connection)
         self.builds = BuildRepository(connection)
+        self.template_files = TemplateFileRepository(connection)
         self.sandboxes = SandboxRepository(connection)
         self.snapshots = SnapshotRepository(connection)
         self.events = EventRepository(connection)

@@ -40,7 +40,10 @@ class _Task:
     build: Build
     replicas: tuple[Replica, ...]
     lost: frozenset[NodeId]
-    ready: tuple[NodeId, ...]
+    able: tuple[NodeId, ...]
+    """Nodes that may build it now: those that are ready, and hold what it starts from."""
+    baseless: bool = False
+    """Whether what it starts from was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,16 @@ class BuildReconciler:
             nodes = uow.nodes.all()
             lost = frozenset(one.node.node_id for one in nodes if one.node.state is NodeState.LOST)
             ready = tuple(one.node.node_id for one in nodes if one.node.state is NodeState.READY and not one.draining)
-            return [_Task(build, tuple(uow.builds.replicas(build.build_id)), lost, ready) for build in builds]
+
+            def task(build: Build) -> _Task:
+                replicas, base = tuple(uow.builds.replicas(build.build_id)), build.spec.from_build
+                if base is None:
+                    return _Task(build, replicas, lost, able=ready)
+                holders = {one.node_id for one in uow.builds.replicas(base) if one.state is ReplicaState.READY}
+                able = tuple(node for node in ready if node in holders)
+                return _Task(build, replicas, lost, able, baseless=not uow.builds.is_usable(base))
+
+            return [task(build) for build in builds]
 
         tasks = await self._database.transact(lease)
         async with asyncio.TaskGroup() as group:
@@ -104,7 +116,7 @@ class BuildReconciler:
             log.info("build_ended", build_id=build.build_id, status=build.status, reason=build.reason)
 
     async def _advance(self, task: _Task) -> _Result:
-        if task.build.status is BuildStatus.WAITING:
+        if not task.replicas:
             return self._hand_out(task)
         async with asyncio.TaskGroup() as group:
             looks = [group.create_task(self._look(one, task)) for one in task.replicas]
@@ -113,9 +125,11 @@ class BuildReconciler:
     def _hand_out(self, task: _Task) -> _Result:
         """Put on record which nodes shall build it."""
         build = task.build
-        if task.ready:
-            handed = [_Step(Replica(node, build.build_id, ReplicaState.BUILDING)) for node in task.ready]
-            return _Result(build.handed_out(), handed)
+        if task.baseless:
+            reason = "the template that it starts from was deleted"
+            return _Result(build.failed(reason, step="base", at=self._clock.now()))
+        if task.able:
+            return _Result(build, [_Step(Replica(node, build.build_id, ReplicaState.BUILDING)) for node in task.able])
         if self._overdue(build):
             reason = "no node became ready to build it; see `cubemastercli node list`"
             return _Result(build.failed(reason, step=None, at=self._clock.now()))
@@ -141,7 +155,7 @@ class BuildReconciler:
         return _Result(build, steps)
 
     def _overdue(self, build: Build) -> bool:
-        return self._clock.now() - build.created_at > self._deadline
+        return self._clock.now() - (build.started_at or build.created_at) > self._deadline
 
     async def _look(self, replica: Replica, task: _Task) -> _Step:
         """Find out how far one node is."""
@@ -197,7 +211,8 @@ class BuildReconciler:
         if build.finished_at is None:
             return
         if build.status is BuildStatus.READY:
-            uow.templates.point_tag(build.template_id, build.tag, build.build_id, now=build.finished_at)
+            for tag in build.tags:
+                uow.templates.point_tag(build.template_id, tag, build.build_id, now=build.finished_at)
             closing = LogEntry(build.finished_at, "info", "the template is ready")
         else:
             closing = LogEntry(build.finished_at, "error", build.reason or "failed", build.step)

@@ -36,7 +36,11 @@ def builds_router(templates: TemplateService) -> APIRouter:
         report = await templates.report(
             build_id, log_offset=log_offset, limit=log_limit, lowest_level=log_level, team_id=team_id
         )
-        return build_view(report.build, tuple(log_entry(one) for one in report.log))
+        return build_view(
+            report.build,
+            tuple(log_entry(one) for one in report.log),
+            reason_logs=tuple(log_entry(one) for one in report.reason_log),
+        )
 
     @router.get("/{build_id}/logs")
     async def logs(  # noqa: PLR0917 - FastAPI passes query parameters by name

@@ -113,7 +113,7 @@ class Captures:
         build = Build(
             build_id=BuildId(str(uuid.uuid4())),
             template_id=template_id,
-            tag=name.tag if name else DEFAULT_TAG,
+            tags=(name.tag if name else DEFAULT_TAG,),
             status=BuildStatus.BUILDING,
             spec=replace(origin.spec, registry_login=None),
             created_at=now,
@@ -151,11 +151,12 @@ class Captures:
         if not uow.builds.finish_capture(build):
             return False
         now = build.finished_at or self._clock.now()
+        (tag,) = build.tags
         uow.builds.put_replica(Replica(sandbox.node_id, build.build_id, ReplicaState.READY, attempt=1))
         before = {one.tag: one.build_id for one in uow.templates.tags(build.template_id)}
-        uow.templates.point_tag(build.template_id, build.tag, build.build_id, now=now)
+        uow.templates.point_tag(build.template_id, tag, build.build_id, now=now)
         uow.templates.touch(build.template_id, now=now)
-        replaced = before.pop(build.tag, None)
+        replaced = before.pop(tag, None)
         if replaced is not None and replaced not in before.values():
             # No name leads to it any more. The node keeps it as long as sandboxes of it live.
             uow.builds.discard_replicas(replaced)
@@ -171,7 +172,7 @@ class Captures:
 
 def _named(uow: UnitOfWork, name: TemplateReference, *, team_id: TeamId) -> TemplateId | None:
     """Return the snapshots of that name, to which one is added, or None where there are none."""
-    slug = uow.keys.team_slug(team_id)
+    slug = uow.keys.slug(team_id)
     if name.namespace not in (None, slug):
         raise Conflict(f"the snapshot's name '{name}' names team '{name.namespace}', but the sandbox is of '{slug}'")
     found = uow.templates.of_alias(name.name, team_id=team_id)

@@ -28,10 +28,11 @@ class SnapshotService:
         )
         self._catalogue.forget()
         build = capture.build
-        found = await self._database.transact(lambda uow: uow.snapshots.find(build.template_id, build.tag))
+        (tag,) = build.tags
+        found = await self._database.transact(lambda uow: uow.snapshots.find(build.template_id, tag))
         if found is None:
             # Deleted as soon as it was there.
-            raise TemplateNotFound(f"{build.template_id}:{build.tag}")
+            raise TemplateNotFound(f"{build.template_id}:{tag}")
         return found
 
     async def page(

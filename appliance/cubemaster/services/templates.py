@@ -29,6 +29,7 @@ from appliance.domain.template import (
 )
 
 _LOG_PAGE = 500
+_REASON_ENTRIES = 20
 DEFAULT_TEAM = "default"
 """Slug of the team that owns what is installed with the appliance."""
 
@@ -37,6 +38,8 @@ DEFAULT_TEAM = "default"
 class BuildReport:
     build: Build
     log: tuple[LogEntry, ...]
+    reason_log: tuple[LogEntry, ...] = ()
+    """The last that was logged of the step that failed."""
 
 
 class TemplateService:
@@ -53,6 +56,7 @@ class TemplateService:
 
         def work(uow: UnitOfWork) -> Build:
             team_id = uow.keys.team(team, now=now)
+            # Else two builds of one new name would each make a template.
             uow.keys.lock_team(team_id)
             template_id = uow.templates.of_alias(named.name, team_id=team_id) if named else None
             if template_id is None:
@@ -67,10 +71,11 @@ class TemplateService:
             build = Build(
                 build_id=BuildId(str(uuid.uuid4())),
                 template_id=template_id,
-                tag=named.tag if named else DEFAULT_TAG,
-                status=BuildStatus.WAITING,
+                tags=(named.tag if named else DEFAULT_TAG,),
+                status=BuildStatus.BUILDING,
                 spec=spec,
                 created_at=now,
+                started_at=now,
             )
             uow.builds.add(build)
             self._quota.check_builds(uow, team_id)
@@ -94,8 +99,10 @@ class TemplateService:
         levels = levels_from(lowest_level)
 
         def work(uow: UnitOfWork) -> BuildReport:
-            build = _visible_build(uow, build_id, team_id=team_id)
-            return BuildReport(build, tuple(uow.builds.log(build_id, offset=log_offset, limit=limit, levels=levels)))
+            build = visible_build(uow, build_id, team_id=team_id)
+            entries = uow.builds.log(build_id, offset=log_offset, limit=limit, levels=levels)
+            about = uow.builds.log_of_step(build_id, build.step, limit=_REASON_ENTRIES) if build.step else ()
+            return BuildReport(build, tuple(entries), tuple(about))
 
         return await self._database.transact(work)
 
@@ -113,7 +120,7 @@ class TemplateService:
         levels = levels_from(lowest_level)
 
         def work(uow: UnitOfWork) -> BuildReport:
-            build = _visible_build(uow, build_id, team_id=team_id)
+            build = visible_build(uow, build_id, team_id=team_id)
             entries = uow.builds.log_around(build_id, at=at, backward=backward, limit=limit, levels=levels)
             return BuildReport(build, tuple(entries))
 
@@ -188,7 +195,8 @@ class TemplateService:
         self._catalogue.forget()
 
 
-def _visible_build(uow: UnitOfWork, build_id: str, *, team_id: str | None) -> Build:
+def visible_build(uow: UnitOfWork, build_id: str, *, team_id: str | None) -> Build:
+    """Return a build of the team's, or raise BuildNotFound."""
     build = uow.builds.find(build_id)
     if build is None or (team_id is not None and not uow.templates.owned(build.template_id, team_id)):
         raise BuildNotFound(build_id)

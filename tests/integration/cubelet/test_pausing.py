@@ -331,7 +331,7 @@ async def test_a_pause_at_the_end_is_tried_some_times(failures: int, node: FakeM
         else:
             await eventually(lambda: node.desk.reason_of(sandbox_id) == "timeout")
             assert "could not be paused: save was made to fail" in node.desk.ended[0].detail
-            assert node.ledger() == before
+            await eventually(lambda: node.ledger() == before)
 
 
 async def test_the_network_of_a_running_sandbox_is_replaced(node: FakeMachineRoom, cubelet: NodeClient) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from appliance.clients.master import MasterClient
 from appliance.common.http import InternalClient
@@ -26,15 +30,21 @@ from appliance.cubemaster.settings import (
     BuildSettings,
     CubeMasterSettings,
     DatabaseSettings,
+    FileSettings,
     NodeSettings,
     RedisSettings,
 )
-from tests.support.fake_node import FakeNode, serve_on
+from tests.support.fake_builder import FakeBuilder
+from tests.support.fake_node import FakeNode, serve_on, serve_on_loopback
 from tests.support.mariadb import MariaDb, mariadb
 from tests.support.redis_server import RedisServer, redis_server
 
 DATABASE = "cube_master"
 ADMIN_TOKEN = "a" * 64
+
+
+class RunProgram(Protocol):
+    async def __call__(self, *argv: str | Path, cwd: Path) -> dict[str, Any]: ...
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], *, within_s: float = 10) -> None:
@@ -143,12 +153,14 @@ def settings(
 ) -> CubeMasterSettings:
     return CubeMasterSettings(
         socket=run_dir / "master",
+        data_dir=run_dir / "data",
         database=DatabaseSettings(socket=db.socket, name=DATABASE, user=db.user, password=False, connections=4),
         redis=RedisSettings(socket=redis.socket, password=False),
         nodes=NodeSettings(
             lost_after_s=lost_after_s, missing_grace_s=0.3, call_deadline_s=10, create_deadline_s=create_deadline_s
         ),
-        builds=BuildSettings(poll_interval_s=0.05),
+        builds=BuildSettings(poll_interval_s=0.05, tidy_interval_s=0.2),
+        files=FileSettings(max_bytes=8 * 2**20, team_max_bytes=12 * 2**20, reserve_bytes=0, idle_s=2),
         route_check_interval_s=0.1,
     )
 
@@ -173,21 +185,69 @@ async def appliance(
 
 
 @pytest.fixture
-async def api(appliance: Appliance) -> AsyncIterator[httpx.AsyncClient]:
-    """CubeAPI over this CubeMaster, called with a key of the team `default`."""
-    app = create_api(
+async def api_app(appliance: Appliance) -> FastAPI:
+    """CubeAPI over this CubeMaster; nothing serves it yet."""
+    return create_api(
         CubeApiSettings(master=f"unix://{appliance.settings.socket}", key_cache_s=0), admin_token=ADMIN_TOKEN
     )
-    key = (await appliance.master.create_key(NewKey(name="test"))).key
-    transport = httpx.ASGITransport(app=app)
+
+
+@pytest.fixture
+async def key(appliance: Appliance) -> str:
+    """A key of the team `default`."""
+    return (await appliance.master.create_key(NewKey(name="test"))).key
+
+
+@pytest.fixture
+async def api(api_app: FastAPI, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """CubeAPI, called with that key."""
+    transport = httpx.ASGITransport(app=api_app)
     async with (
-        app.router.lifespan_context(app),
+        api_app.router.lifespan_context(api_app),
         httpx.AsyncClient(transport=transport, base_url="http://api", headers={"X-API-Key": key}) as http,
     ):
         yield http
 
 
 @pytest.fixture
+async def api_url(api_app: FastAPI) -> AsyncIterator[str]:
+    """CubeAPI on a port of its own."""
+    async with serve_on_loopback(api_app) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
 async def others(appliance: Appliance) -> dict[str, str]:
     """Headers of a caller from another team."""
     return {"X-API-Key": (await appliance.master.create_key(NewKey(team="other", name="test"))).key}
+
+
+@pytest.fixture
+async def builder(appliance: Appliance) -> FakeBuilder:
+    """The node finishes builds by itself, and has the template `base`."""
+    await appliance.template("base", public=True)
+    builder = FakeBuilder(appliance.node, appliance.settings.socket)
+    appliance.node.builder = builder.build
+    return builder
+
+
+@pytest.fixture
+def run_program(api_url: str, key: str) -> RunProgram:
+    """Run a user's program in a directory, and return the JSON object it prints."""
+
+    async def run(*argv: str | Path, cwd: Path) -> dict[str, Any]:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=cwd,
+            env={**os.environ, "E2B_API_KEY": key, "E2B_API_URL": api_url},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(60):
+            out, err = await process.communicate()
+        assert process.returncode == 0, err.decode()
+        answer = json.loads(out)
+        assert isinstance(answer, dict)
+        return answer
+
+    return run

@@ -31,7 +31,7 @@ async def test_a_build_goes_to_the_node_as_asked_and_becomes_ready(appliance: Ap
     build = await _build(
         appliance, alias="web:v1", vcpus=3, memory_mib=700, start_cmd="serve", probe_port=80, exposed_ports=[80, 81]
     )
-    assert build.status is BuildStatus.WAITING
+    assert build.status is BuildStatus.BUILDING
     asked = appliance.node.builds[build.build_id]
     assert (asked.vcpus, asked.memory_mib, asked.start_cmd) == (3, 700, "serve")
     assert (asked.probe_port, asked.exposed_ports) == (80, (80, 81))

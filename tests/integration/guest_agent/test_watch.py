@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from guest_agent.connect import Call
+from guest_agent.context import Context
+from guest_agent.errors import Code, RpcError
+from guest_agent.filesystem.watch import service
+from guest_agent.session import SessionStore
+from guest_agent.users import UserDatabase
 from tests.integration.guest_agent.agent import DEADLINE_S, Agent
 
 pytestmark = pytest.mark.root
@@ -166,3 +175,30 @@ def test_lost_events_are_told_and_the_watcher_goes_on(agent: Agent, tree: Path) 
     (tree / "after").touch()
     assert ("after", "CREATE") in pairs(call(agent, "GetWatcherEvents", watcherId=watcher)["events"])
     assert call(agent, "RemoveWatcher", watcherId=watcher) == {}
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_network_file_systems_are_watched_by_those_alone_who_insist(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    tmpfs = 0x01021994
+    monkeypatch.setattr(service, "_NETWORK_FILE_SYSTEMS", {tmpfs: "nfs"})
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tree / "sub"], check=True, timeout=30)
+    try:
+        watching = service.WatchService(Context(UserDatabase(), SessionStore(tree / "state.json")))
+        call = Call(user_name="root", timeout=None, keepalive=timedelta(seconds=90))
+
+        async def create(path: Path) -> None:
+            message = {"path": str(path), "allowNetworkMounts": allowed}
+            created = await watching.create_watcher(call, message)
+            await watching.remove_watcher(call, created)
+
+        asyncio.run(create(tree))
+        if allowed:
+            asyncio.run(create(tree / "sub"))
+            return
+        with pytest.raises(RpcError, match=r"cannot watch path on network filesystem \(nfs\)") as refused:
+            asyncio.run(create(tree / "sub"))
+        assert refused.value.code is Code.INVALID_ARGUMENT
+    finally:
+        subprocess.run(["umount", tree / "sub"], check=True, timeout=30)

@@ -21,6 +21,7 @@ from appliance.cubeapi.failures import FailureLimit, client_of
 from appliance.cubeapi.key_cache import KeyCache
 from appliance.cubeapi.routes import templates
 from appliance.cubeapi.scopes import scope_of
+from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain.access import Scope
 from appliance.domain.errors import Forbidden, RateLimited, Unauthenticated, Unavailable
 from tests.support.fake_master import FakeMaster
@@ -190,7 +191,8 @@ async def api(clock: FakeClock) -> AsyncIterator[httpx.AsyncClient]:
     limit = FailureLimit(burst=3, per_s=1, clock=clock)
     app = FastAPI()
     install_error_handlers(app)
-    app.include_router(templates.router(client, Authenticator(client, clock=clock, ttl=TTL, failures=limit)))
+    authenticate = Authenticator(client, clock=clock, ttl=TTL, failures=limit)
+    app.include_router(templates.router(client, authenticate, CubeApiSettings()))
     transport = httpx.ASGITransport(app=app, client=("192.0.2.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         yield http

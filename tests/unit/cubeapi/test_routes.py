@@ -46,7 +46,7 @@ async def api(master: FakeMaster, clock: FakeClock) -> AsyncIterator[httpx.Async
     app = FastAPI()
     install_error_handlers(app, code_of=public_code)
     app.include_router(sandboxes.router(client, authenticate, settings))
-    app.include_router(templates.router(client, authenticate))
+    app.include_router(templates.router(client, authenticate, settings))
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://api", headers={"X-API-Key": KEY}) as http:
         yield http

@@ -55,7 +55,7 @@ def test_a_template_reaches_the_node_as_it_was_asked_for() -> None:
         probe_port=80,
         exposed_ports=(80, 81),
     )
-    build = Build(BuildId("b"), TemplateId("t"), "default", BuildStatus.WAITING, build_spec(new), NOW)
+    build = Build(BuildId("b"), TemplateId("t"), ("default",), BuildStatus.BUILDING, build_spec(new), NOW)
     request = build_request(build)
     shared = set(type(new).model_fields) & set(type(request).model_fields)
     assert shared >= {"image", "registry", "vcpus", "memory_mib", "writable_layer_mib", "exposed_ports"}

@@ -1,0 +1,201 @@
+"""Builds of E2B's template builder: asked for as drafts, and started once it is known what from."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from appliance.common.clock import Clock
+from appliance.cubemaster.persistence.builds import LogEntry
+from appliance.cubemaster.persistence.database import Database
+from appliance.cubemaster.persistence.templates import TemplateRecord
+from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
+from appliance.cubemaster.services.build_bases import Base, BuildBases
+from appliance.cubemaster.services.quota import Quota
+from appliance.cubemaster.services.template_files import TemplateFiles
+from appliance.cubemaster.services.templates import visible_build
+from appliance.domain.build_steps import BuildSource
+from appliance.domain.errors import BuildNotFound, InvalidRequest
+from appliance.domain.ids import BuildId, TeamId, TemplateId, new_template_id
+from appliance.domain.placement import Resources
+from appliance.domain.template import (
+    Build,
+    BuildSpec,
+    BuildStatus,
+    TemplateReference,
+    parse_build_name,
+)
+
+_NOT_WAITING = "build is not in waiting state"
+_READY_AFTER_START = "sleep 20"
+"""E2B's way to tell that a start command is ready, where nobody says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSizes:
+    """What a build gets, and may ask for."""
+
+    default_vcpus: int
+    default_memory_mib: int
+    steps_room_mib: int
+    max_vcpus: int
+    max_memory_mib: int
+    max_free_disk_mib: int
+
+    def resources(self, vcpus: int | None, memory_mib: int | None) -> Resources:
+        if vcpus is None:
+            vcpus = self.default_vcpus
+        if memory_mib is None:
+            memory_mib = self.default_memory_mib
+        return Resources(
+            _within("cpuCount", vcpus, 1, self.max_vcpus), _within("memoryMB", memory_mib, 128, self.max_memory_mib)
+        )
+
+    def writable_layer_mib(self, min_free_disk_mib: int | None) -> int:
+        return self.steps_room_mib + _within("minFreeDiskMb", min_free_disk_mib or 0, 0, self.max_free_disk_mib)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedBuild:
+    template: TemplateRecord
+    build: Build
+
+
+class TemplateBuilds:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        bases: BuildBases,
+        files: TemplateFiles,
+        quota: Quota,
+        clock: Clock,
+        sizes: BuildSizes,
+    ) -> None:
+        self._database = database
+        self._bases = bases
+        self._files = files
+        self._quota = quota
+        self._clock = clock
+        self._sizes = sizes
+
+    async def request(
+        self,
+        name: str,
+        tags: Sequence[str],
+        *,
+        team_id: str,
+        vcpus: int | None,
+        memory_mib: int | None,
+        min_free_disk_mib: int | None,
+    ) -> RequestedBuild:
+        """Make a draft: of a new template, or of the team's that has the name already."""
+        named, all_tags = parse_build_name(name, tags)
+        spec = BuildSpec(
+            image=None,
+            registry_login=None,
+            resources=self._sizes.resources(vcpus, memory_mib),
+            writable_layer_mib=self._sizes.writable_layer_mib(min_free_disk_mib),
+        )
+        owner, now = TeamId(team_id), self._clock.now()
+
+        def work(uow: UnitOfWork) -> RequestedBuild:
+            slug = uow.keys.slug(owner)
+            if named.namespace not in (None, slug):
+                raise InvalidRequest(f"Invalid name: '{name}': your templates are in '{slug}/', or have no namespace")
+            # Else two builds of one new name would each make a template.
+            uow.keys.lock_team(owner)
+            template_id = _of_name(uow, named, team_id=owner)
+            if template_id is None:
+                template_id = new_template_id()
+                uow.templates.add(template_id, team_id=owner, public=False, now=now)
+                uow.templates.add_alias(named.name, template_id, team_id=owner)
+            else:
+                uow.templates.touch(template_id, now=now)
+            build = Build(
+                build_id=BuildId(str(uuid.uuid4())),
+                template_id=template_id,
+                tags=all_tags,
+                status=BuildStatus.WAITING,
+                spec=spec,
+                created_at=now,
+            )
+            uow.builds.add(build)
+            (record,) = uow.templates.records(template_id=template_id)
+            return RequestedBuild(record, build)
+
+        return await self._database.transact(work)
+
+    async def start(self, build_id: str, source: BuildSource, *, team_id: str, template_id: str) -> Build:
+        """Say what a draft is made from. From then on it is building."""
+        owner, now = TeamId(team_id), self._clock.now()
+
+        def work(uow: UnitOfWork) -> Build:
+            uow.keys.lock_team(owner)
+            draft = visible_build(uow, build_id, team_id=team_id)
+            if draft.template_id != template_id or not uow.templates.lock(draft.template_id):
+                raise BuildNotFound(build_id)
+            if draft.status is not BuildStatus.WAITING:
+                raise InvalidRequest(_NOT_WAITING)
+            base = self._bases.find(uow, source, team_id=owner)
+            self._files.require(uow, source.steps, team_id=team_id, template_id=draft.template_id, now=now)
+            build = draft.started(_spec(draft.spec, source, base), at=now)
+            if not uow.builds.start(build):
+                raise InvalidRequest(_NOT_WAITING)
+            self._quota.check_builds(uow, owner)
+            return build
+
+        return await self._database.transact(work)
+
+    async def expire_drafts(self, *, older_than: timedelta) -> None:
+        """End drafts that were not started, and whose files nobody goes on to put."""
+        now = self._clock.now()
+        reason = "the build was asked for, but never started"
+
+        def work(uow: UnitOfWork) -> None:
+            for build_id in uow.builds.stale_drafts(before=now - older_than):
+                uow.builds.cancel(build_id, reason=reason, now=now)
+                uow.builds.append_log(build_id, (LogEntry(now, "error", reason),))
+
+        await self._database.transact(work)
+
+
+def _of_name(uow: UnitOfWork, named: TemplateReference, *, team_id: TeamId) -> TemplateId | None:
+    """Return the team's template of that name or id, kept from being deleted until this transaction ends."""
+    found = uow.templates.of_alias(named.name, team_id=team_id)
+    if found is None and uow.templates.owned(TemplateId(named.name), team_id):
+        found = TemplateId(named.name)
+    return found if found is not None and uow.templates.lock(found) else None
+
+
+def _spec(draft: BuildSpec, source: BuildSource, base: Base) -> BuildSpec:
+    """Return what the draft becomes. What its base started, it starts too, unless the client says otherwise."""
+    inherited = source.start_cmd is None and base.spec is not None
+    before = base.spec if inherited else None
+    start_cmd = before.start_cmd if before else source.start_cmd
+    ready_cmd = source.ready_cmd or (before.ready_cmd if before else None)
+    probe_port = before.probe_port if before and source.ready_cmd is None else None
+    if start_cmd is not None and ready_cmd is None and probe_port is None:
+        ready_cmd = _READY_AFTER_START
+    return BuildSpec(
+        image=base.image,
+        from_build=base.build_id,
+        registry_login=source.registry_login,
+        resources=draft.resources,
+        # A disk never shrinks.
+        writable_layer_mib=max(draft.writable_layer_mib, base.spec.writable_layer_mib if base.spec else 0),
+        steps=source.steps,
+        force=source.force,
+        start_cmd=start_cmd,
+        ready_cmd=ready_cmd,
+        probe_port=probe_port,
+        exposed_ports=base.spec.exposed_ports if base.spec else (),
+    )
+
+
+def _within(field: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise InvalidRequest(f"{field} must be between {least} and {most}")
+    return value
