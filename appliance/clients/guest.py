@@ -10,16 +10,17 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 
 import aiohttp
+from yarl import URL
 
 from appliance.clients.guest_logs import MAX_PAGE_BYTES, GuestLogPage, LogCursor, parse_log_end, parse_log_page
-from appliance.domain.errors import GuestFailure
+from appliance.domain.errors import GuestFailure, GuestRefused
 
 AGENT_PORT = 49983
 _MAX_ENVELOPE_BYTES = 1 << 20
@@ -189,14 +190,46 @@ class GuestClient:
             if isinstance(data, dict):
                 for name, sink in (("stdout", stdout), ("stderr", stderr)):
                     if isinstance(data.get(name), str) and len(sink) < max_output_bytes:
-                        sink.extend(base64.b64decode(data[name]))
+                        sink.extend(_decoded(data[name]))
             end = event.get("end")
             if isinstance(end, dict):
                 return ExecResult(
-                    exit_code=int(end.get("exitCode", 0)),
+                    exit_code=_exit_code(end),
                     stdout=stdout[:max_output_bytes].decode(errors="replace"),
                     stderr=stderr[:max_output_bytes].decode(errors="replace"),
                 )
+        raise GuestFailure(f"the guest ended the stream of {argv[0]} without an exit code")
+
+    async def follow(
+        self,
+        argv: tuple[str, ...],
+        on_output: Callable[[str, bytes], None],
+        *,
+        deadline: timedelta | None,
+        user: str | None = None,
+        envs: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Run a program to its end, hand over what it writes as (`stdout` or `stderr`, bytes), return its exit code.
+
+        The guest kills it at the deadline. Where this is cancelled before, the program goes on.
+        """
+        stream = self._start(argv, deadline=deadline, user=user, envs=envs, cwd=cwd)
+        try:
+            async for event in stream:
+                if "start" in event:
+                    on_start()
+                data = event.get("data")
+                if isinstance(data, dict):
+                    for name in ("stdout", "stderr"):
+                        if isinstance(data.get(name), str):
+                            on_output(name, _decoded(data[name]))
+                end = event.get("end")
+                if isinstance(end, dict):
+                    return _exit_code(end)
+        finally:
+            await stream.aclose()
         raise GuestFailure(f"the guest ended the stream of {argv[0]} without an exit code")
 
     async def start(
@@ -248,6 +281,13 @@ class GuestClient:
                 if len(payload) > max_bytes:
                     raise GuestFailure(f"the guest agent's answer to {path} is too long")
             return bytes(payload), response.headers
+
+    async def upload(self, path: str, content: AsyncIterable[bytes], *, user: str, deadline: timedelta) -> None:
+        """Write a file in the guest from a stream. GuestRefused with code 507 means that its disk is full."""
+        url = URL(self._base).with_path("/files").with_query(path=path, username=user)
+        headers = {"Content-Type": "application/octet-stream"}
+        async with self._call("POST", url, deadline=deadline, data=content, headers=headers):
+            return
 
     async def http_status(self, port: int, path: str, *, deadline: timedelta) -> int | None:
         """Return the status a service in the guest answers with, or None while nothing answers there."""
@@ -302,9 +342,8 @@ class GuestClient:
                 if flags & _END_OF_STREAM:
                     failure = payload.get("error")
                     if isinstance(failure, dict):
-                        raise GuestFailure(
-                            f"failed to run {argv[0]!r}: {failure.get('code')}: {failure.get('message')}"
-                        )
+                        code, detail = str(failure.get("code"))[:64], str(failure.get("message"))[:512]
+                        raise GuestRefused(f"failed to run {argv[0]!r}: {code}: {detail}", code=code, detail=detail)
                     return
                 event = payload.get("event")
                 if isinstance(event, dict):
@@ -314,26 +353,45 @@ class GuestClient:
     async def _call(
         self,
         method: str,
-        path: str,
+        path: str | URL,
         *,
         deadline: timedelta | None,
-        data: bytes | None = None,
+        data: bytes | AsyncIterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         timeout = aiohttp.ClientTimeout(total=deadline.total_seconds() if deadline is not None else None)
+        name = path if isinstance(path, str) else path.path
         try:
             async with self._session.request(
                 method,
-                self._base + path,
+                self._base + path if isinstance(path, str) else path,
                 data=data,
                 headers=headers or {"Content-Type": "application/json"},
                 timeout=timeout,
             ) as response:
                 if response.status >= 400:
                     detail = (await response.content.read(512)).decode(errors="replace")
-                    raise GuestFailure(f"the guest agent answered {path} with {response.status}: {detail}")
+                    raise GuestRefused(
+                        f"the guest agent answered {name} with {response.status}: {detail}",
+                        code=str(response.status),
+                        detail=detail,
+                    )
                 yield response
         except TimeoutError as error:
-            raise GuestFailure(f"the guest agent did not answer {path} in time") from error
+            raise GuestFailure(f"the guest agent did not answer {name} in time") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise GuestFailure(f"the guest agent cannot be reached for {path}: {error!r}") from error
+            raise GuestFailure(f"the guest agent cannot be reached for {name}: {error!r}") from error
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text)
+    except ValueError as error:
+        raise GuestFailure("the guest sent output that is not base64") from error
+
+
+def _exit_code(end: Mapping[str, object]) -> int:
+    code = end.get("exitCode", 0)
+    if not isinstance(code, int):
+        raise GuestFailure("the guest sent an exit code that is not a number")
+    return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -71,7 +72,7 @@ class MasterClient:
     """Calls CubeMaster through `http`, which its maker closes.
 
     `deadline` bounds every call but those that wait for a guest, or copy what it has: those have `create_deadline`, or
-    `save_deadline`.
+    `save_deadline`. What streams files has `files_deadline`.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class MasterClient:
         deadline: timedelta = timedelta(seconds=10),
         create_deadline: timedelta = timedelta(seconds=60),
         save_deadline: timedelta = timedelta(seconds=330),
+        files_deadline: timedelta = timedelta(minutes=30),
     ) -> None:
         self._http = http
         self._deadline = deadline
@@ -88,6 +90,7 @@ class MasterClient:
         self.secrets = SecretsClient(http, deadline=deadline)
         self._create_deadline = create_deadline
         self._save_deadline = save_deadline
+        self._files_deadline = files_deadline
 
     async def health(self) -> None:
         await self._call("GET", "/health")
@@ -302,6 +305,13 @@ class MasterClient:
             team_id=team_id,
         )
         return _LOGS.validate_python(await self._call("GET", f"/v1/builds/{build_id}/logs", params=params))
+
+    def template_files(
+        self, template_id: str, files_hash: str, most: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Stream the tar that a COPY step unpacks; InvalidRequest where it has more than `most` bytes."""
+        path = f"/v1/template-files/{template_id}/{files_hash}"
+        return self._http.stream("GET", path, deadline=self._files_deadline, most=most)
 
     # Builds of the template builder
 

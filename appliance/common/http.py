@@ -7,6 +7,7 @@ socket or TCP, which raises the same class of `domain/errors.py` that the servic
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +23,8 @@ from appliance.contracts.errors import ErrorBody
 from appliance.domain import errors
 
 log = structlog.get_logger()
+
+_PIECE_BYTES = 256 * 1024
 
 _STATUS: tuple[tuple[type[errors.CubeError], int], ...] = (
     (errors.LengthRequired, 411),
@@ -140,10 +143,8 @@ class InternalClient:
 
         Raises the service's own error, or `Unavailable` when it does not answer in time.
         """
-        if self._session is None:
-            # Made here, not in the constructor: a session belongs to the running loop.
-            self._session = aiohttp.ClientSession(connector=self._connector_of())
-        return await self._ask(self._session, method, path, deadline=deadline, json=json, params=params)
+        async with self._answer(self._pool(), method, path, deadline=deadline, json=json, params=params) as response:
+            return await _decoded(response)
 
     async def upload(
         self,
@@ -159,8 +160,9 @@ class InternalClient:
         The body is begun when the service asks for it, which it does not where it refuses. Such a request is half
         sent, so the connection is used for nothing else.
         """
-        async with aiohttp.ClientSession(connector=self._connector_of()) as session:
-            return await self._ask(
+        async with (
+            aiohttp.ClientSession(connector=self._connector_of()) as session,
+            self._answer(
                 session,
                 "PUT",
                 path,
@@ -169,11 +171,40 @@ class InternalClient:
                 data=body,
                 expect100=True,
                 headers={"Content-Length": str(length), "Connection": "close"},
-            )
+            ) as response,
+        ):
+            return await _decoded(response)
 
-    async def _ask(
+    @asynccontextmanager
+    async def stream(
+        self, method: str, path: str, *, deadline: timedelta, most: int
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Yield the answer's body piece by piece; the deadline is for all of it.
+
+        Raises as `request` does, and InvalidRequest where the body has more than `most` bytes.
+        """
+        async with self._answer(self._pool(), method, path, deadline=deadline) as response:
+
+            async def pieces() -> AsyncIterator[bytes]:
+                left = most
+                async for piece in response.content.iter_chunked(_PIECE_BYTES):
+                    left -= len(piece)
+                    if left < 0:
+                        raise errors.InvalidRequest(f"{self._service} {method} {path} is larger than {most} bytes")
+                    yield piece
+
+            yield pieces()
+
+    def _pool(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # Made here, not in the constructor: a session belongs to the running loop.
+            self._session = aiohttp.ClientSession(connector=self._connector_of())
+        return self._session
+
+    @asynccontextmanager
+    async def _answer(
         self, session: aiohttp.ClientSession, method: str, path: str, *, deadline: timedelta, **options: Any
-    ) -> Any:
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             async with session.request(
                 method,
@@ -181,10 +212,11 @@ class InternalClient:
                 timeout=aiohttp.ClientTimeout(total=deadline.total_seconds()),
                 **options,
             ) as response:
-                payload = await response.json(content_type=None) if response.content_length != 0 else None
                 if response.status >= 400:
-                    raise_for(response.status, ErrorBody.model_validate(payload), service=self._service)
-                return payload
+                    raise_for(
+                        response.status, ErrorBody.model_validate(await _decoded(response)), service=self._service
+                    )
+                yield response
         except TimeoutError as error:
             raise errors.DeadlineExceeded(f"{self._service} {method} {path}", deadline.total_seconds()) from error
         except ValueError as error:
@@ -194,3 +226,7 @@ class InternalClient:
             raise errors.Unavailable(
                 f"{self._service} does not answer ({type(error).__name__}); see `journalctl -u {self._service}`"
             ) from error
+
+
+async def _decoded(response: aiohttp.ClientResponse) -> Any:
+    return await response.json(content_type=None) if response.content_length != 0 else None

@@ -16,6 +16,7 @@ from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import InternalClient, install_error_handlers
 from appliance.common.supervisor import Supervisor
 from appliance.cubelet import guest_image
+from appliance.cubelet.building import build_templates
 from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.heartbeat import Heartbeat
@@ -34,7 +35,6 @@ from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.sampler import Sampler
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import TemplateStore
-from appliance.cubelet.services.templates import BuildDeadlines, Templates
 from appliance.cubelet.settings import CubeletSettings
 from appliance.cubevs.base import Switch
 from appliance.cubevs.switch import CubeVS, SwitchSettings
@@ -189,25 +189,24 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         metrics=metrics,
         boot_id=this_boot,
     )
-    templates = Templates(
+    master_http = InternalClient(settings.master, service="cube-master")
+    master = MasterClient(master_http, files_deadline=timedelta(seconds=deadlines.step_s))
+    templates, step_cache = build_templates(
+        settings,
         hypervisor=drivers.hypervisor,
         switch=drivers.switch,
         images=drivers.images,
         disks=drivers.disks,
-        taps=taps,
+        files=master.template_files,
         machines=machines,
-        store=store,
-        records=records,
         boots=boots,
-        guest_image=image,
+        agent_disk=image.agent_disk,
+        taps=taps,
+        records=records,
+        store=store,
         supervisor=supervisor,
         clock=clock,
-        deadlines=BuildDeadlines(
-            boot=timedelta(seconds=deadlines.boot_s),
-            ready=timedelta(seconds=deadlines.ready_s),
-            init=timedelta(seconds=deadlines.init_s),
-            image=timedelta(seconds=deadlines.image_s),
-        ),
+        metrics=metrics,
     )
     recovery = Recovery(
         hypervisor=drivers.hypervisor,
@@ -243,15 +242,16 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         async with AsyncExitStack() as stack:
             settings.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
             store.load()
+            step_cache.load()
+            await stack.enter_async_context(master_http)
             stack.push_async_callback(drivers.hypervisor.close)
             this_node.capabilities = await drivers.hypervisor.capabilities()
             await drivers.switch.start()
             stack.push_async_callback(pool.close)
             await stack.enter_async_context(supervisor)
             await recovery.run()
-            master = await stack.enter_async_context(InternalClient(settings.master, service="cube-master"))
             heartbeat = Heartbeat(
-                master=MasterClient(master),
+                master=master,
                 node=this_node,
                 ended=ended,
                 interval=timedelta(seconds=settings.heartbeat_s),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -43,6 +43,14 @@ class CubeletMetrics:
             ["operation", "error"],
             registry=registry,
         )
+        self.build_steps = Counter(
+            "cube_build_steps",
+            "Steps of template builds, run or taken from an earlier build",
+            ["how"],
+            registry=registry,
+        )
+        self.kept_steps = Gauge("cube_kept_steps", "Disks kept for builds that go on from them", registry=registry)
+        self.kept_step_bytes = Gauge("cube_kept_step_bytes", "Bytes of those disks", registry=registry)
         self.drops = _Drops()
         registry.register(self.drops)
 

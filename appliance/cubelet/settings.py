@@ -46,6 +46,8 @@ class CapacitySettings(Settings):
     """Memory that may be promised to sandboxes. Default: three quarters of the node's."""
     disk_reserve_mib: int = Field(default=2048, ge=0)
     """Free disk below which the node takes no new sandbox or build."""
+    step_cache_mib: int = Field(default=10240, ge=0)
+    """Disk for what steps of template builds left, so that the next build need not run them again; 0 keeps nothing."""
 
 
 class LogSettings(Settings):
@@ -72,6 +74,10 @@ class DeadlineSettings(Settings):
     flush_s: float = 60
     """A guest's writing of its files to its disk, where that alone is kept."""
     self_test_s: float = 60
+    step_s: float = 3600
+    """One step of a template build."""
+    build_s: float = 7200
+    """A whole build: the next one waits for it."""
     kvm_probe_s: float = 5
     """A KVM that has not booted the guest kernel by then counts as unusable."""
     tcg_probe_s: float = 60

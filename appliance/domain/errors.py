@@ -27,6 +27,7 @@
     └── NodeFailure               a step on the node failed
         ├── VmmFailure
         ├── GuestFailure
+        │   └── GuestRefused      the guest agent answered, with an error
         ├── StorageFailure
         │   ├── DiskFull
         │   └── ImageRejected     an image that the host refuses, with the rule it broke
@@ -194,6 +195,15 @@ class VmmFailure(NodeFailure):
 
 class GuestFailure(NodeFailure):
     """The guest did not do what it must, such as acknowledging its new identity."""
+
+
+class GuestRefused(GuestFailure):
+    """The guest agent answered with an error: `code` is Connect's name or the HTTP status, `detail` its text."""
+
+    def __init__(self, message: str, *, code: str, detail: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.detail = detail
 
 
 class StorageFailure(NodeFailure):

@@ -8,7 +8,7 @@ from appliance.contracts.node import BuildProgress, BuildRequest
 from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.sandboxes import Sandboxes
 from appliance.cubelet.services.templates import Templates
-from appliance.domain.ids import BuildId
+from appliance.domain.ids import BuildId, TemplateId
 
 
 def router(templates: Templates, sandboxes: Sandboxes, pool: Pool) -> APIRouter:
@@ -26,7 +26,7 @@ def router(templates: Templates, sandboxes: Sandboxes, pool: Pool) -> APIRouter:
     @routes.delete("/templates/{template_id}/builds/{build_id}", status_code=204)
     async def delete(template_id: str, build_id: str) -> Response:
         sandboxes.refuse_delete_of(BuildId(build_id))
-        await templates.delete(BuildId(build_id))
+        await templates.delete(BuildId(build_id), template_id=TemplateId(template_id))
         await pool.drop(BuildId(build_id))
         return Response(status_code=204)
 

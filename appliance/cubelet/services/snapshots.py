@@ -139,6 +139,8 @@ class Snapshots:
                 "machine": record.machine,
                 "device_state": f"{VM}/{snapshot.device_state.name}" if snapshot is not None else None,
                 "changed_pages": f"{VM}/{changed_pages.name}" if changed_pages is not None else None,
+                # Without RAM it was flushed before it was copied.
+                "disk_is_whole": snapshot is None,
                 # The guest's RAM has its variables, where it is kept.
                 "env": environment or {},
             }

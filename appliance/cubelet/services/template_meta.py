@@ -28,6 +28,19 @@ class StartCommand(BaseModel):
     working_dir: str | None = None
 
 
+class Readiness(BaseModel):
+    """How it is known that a template is ready for its snapshot."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    command: str | None = None
+    """Shell command that exits 0 then."""
+    user: str | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    working_dir: str | None = None
+    probe_port: int | None = None
+
+
 class TemplateMeta(BaseModel):
     """Readable by this release and the one before."""
 
@@ -57,6 +70,10 @@ class TemplateMeta(BaseModel):
     default_user: str | None = None
     default_workdir: str | None = None
     start: StartCommand | None = None
+    ready: Readiness = Readiness()
+    """This and `start` are those of a template that is built from this one, unless it has its own."""
+    disk_is_whole: bool = False
+    """Whether the guest had written all to `upper.img`, so that another build may boot from a copy of it."""
 
     @property
     def memory_build_id(self) -> BuildId:

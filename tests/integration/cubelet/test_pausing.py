@@ -95,7 +95,7 @@ async def test_of_a_disk_alone_it_boots_with_its_variables(node: FakeMachineRoom
     build_id = await built(cubelet, start_cmd="serve")
     sandbox_id = await created(cubelet, build_id, access_token="secret", env_vars={"A": "1"})
     await cubelet.pause_sandbox(sandbox_id, DISK)
-    assert node.guests.flushed == [sandbox_id]
+    assert node.guests.flushed[1:] == [sandbox_id], "the first was the build"
     assert (await cubelet.get_sandbox(sandbox_id)).filesystem_only
     assert files(node, sandbox_id) == {"record.json", "saved/saved.json", "saved/upper.img"}
     mode = (node.records.saved(node.record_of(sandbox_id).vm_id) / "saved.json").stat().st_mode

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.cubelet.services.templates import start_command
+from appliance.cubelet.builds.finalize import start_command
 from appliance.storage.base import ImageConfig
 
 
