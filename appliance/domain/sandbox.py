@@ -156,7 +156,9 @@ class Sandbox:
         return self.auto_resume and not self.filesystem_only
 
     def started(self, *, address: str | None, envd_version: str, at: datetime, generation: int = 0) -> Sandbox:
-        """Return it running."""
+        """Return it running, its create done; a pause or a snapshot that is over is no start."""
+        if self.state is not SandboxState.CREATING:
+            raise SandboxTransitioning(self.sandbox_id, _BEING.get(self.state, str(self.state)))
         return replace(
             self._to(SandboxState.RUNNING),
             address=address,
