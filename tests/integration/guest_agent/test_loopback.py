@@ -1,4 +1,4 @@
-"""Forwarding between two loopback addresses: 127.0.0.2 stands for the guest's own."""
+"""Forwarding between two loopback addresses: 127.0.9.2 stands for the guest's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from guest_agent.loopback.forwarding import Forwarding
 from guest_agent.loopback.sockets import Listener, ListeningSockets
 
-OUTER = "127.0.0.2"
+OUTER = "127.0.9.2"
+"""Of these tests alone: the kernels of the code interpreter's tests listen on 127.0.0.2."""
 DEADLINE_S = 10
 
 
