@@ -4,6 +4,7 @@ No guest is booted: the layers are unpacked and the image's command runs in them
 """
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def running_image(root: Path, log: Path, envs_url: str) -> Iterator[Interpreter]
         "CODE_INTERPRETER_JUPYTER_PORT": str(jupyter_port),
         "CODE_INTERPRETER_ENVS_URL": envs_url,
     }
-    argv = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _RUN, "run", str(root)]
+    argv = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", _RUN, "run", str(root)]
     with log.open("wb") as output:
         process = subprocess.Popen(argv, env={**os.environ, **environment}, stdout=output, stderr=output)
         try:
@@ -52,5 +53,9 @@ def running_image(root: Path, log: Path, envs_url: str) -> Iterator[Interpreter]
             interpreter.wait_until_healthy()
             yield interpreter
         finally:
+            # The namespace's first process, with which all others end. `--kill-child` does not reach it: a process that
+            # becomes another user no longer gets its parent's death signal.
+            for first in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                os.kill(int(first), signal.SIGKILL)
             process.kill()
             process.wait(20)
