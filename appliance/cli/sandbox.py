@@ -101,7 +101,7 @@ def pause(
     """Pause sandboxes: they keep their disk, and give back what else they hold of their node."""
     session: Session = ctx.obj
     for sandbox_id in sandbox_ids:
-        session.call(lambda master, one=sandbox_id: master.pause_sandbox(one, NewPause(memory=memory)))  # type: ignore[misc]
+        session.call(lambda master, one=sandbox_id: master.pause_sandbox(one, NewPause(memory=memory)))  # type: ignore[misc]  # a lambda that keeps its turn's id
         session.note(f"Paused sandbox {sandbox_id}.")
 
 

@@ -198,6 +198,7 @@ class RecordStore:
     def forget_saved(self, vm_id: VmId) -> None:
         """Remove what was kept of a pause, at once or not at all. Blocks."""
         doomed = self.directory(vm_id) / "forgotten.partial"
+        # What is left of it is swept, by its name, at the next start.
         shutil.rmtree(doomed, ignore_errors=True)
         with suppress(FileNotFoundError):
             self.saved(vm_id).rename(doomed)

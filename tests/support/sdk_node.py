@@ -1,4 +1,4 @@
-"""Directories with one released JavaScript SDK each, kept outside the tree between runs."""
+"""Directories with one released npm client each, kept outside the tree between runs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from tests.support.sdk_venv import CACHE
 
 def sdk_modules(*packages: str) -> Path:
     """Return a directory that has exactly these pinned packages in its `node_modules`, made on first use."""
-    directory = CACHE / "modules" / "+".join(packages).replace("/", "-")
+    directory = CACHE / "node" / "+".join(packages).replace("/", "-")
     if (directory / "complete").exists():
         return directory
+    # An interrupted install, if there was one.
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     (directory / "package.json").write_text(json.dumps({"name": "sdk", "private": True, "type": "module"}))
@@ -22,7 +23,7 @@ def sdk_modules(*packages: str) -> Path:
         ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", *packages],
         cwd=directory,
         check=True,
-        timeout=600,
+        timeout=900,
     )
     (directory / "complete").touch()
     return directory

@@ -74,6 +74,7 @@ class StepCache:
                 kept = KeptStep.model_validate_json((directory / _META).read_bytes())
                 found.append((used, directory.name, _Entry(kept, _allocated(directory / UPPER))))
             except (OSError, ValidationError):
+                # No use as an entry. What cannot be removed now is met again at the next start.
                 shutil.rmtree(directory, ignore_errors=True)
         self._entries = {name: entry for _, name, entry in sorted(found, key=lambda one: one[:2])}
         self._evict()
@@ -144,6 +145,7 @@ class StepCache:
 
 
 def _make_anew(directory: Path) -> None:
+    # It is rarely there; where it is and stays, making it fails.
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o700)
 

@@ -139,7 +139,7 @@ class TemplateFiles:
         )
         for key in unneeded:
             async with self._pairing:
-                await self._database.transact(lambda uow, key=key: uow.template_files.remove(key))  # type: ignore[misc]
+                await self._database.transact(lambda uow, key=key: uow.template_files.remove(key))  # type: ignore[misc]  # a lambda that keeps its key
                 await self._store.remove(key)
             log.info("template_file_collected", team_id=key.team_id, files_hash=key.files_hash)
         async with self._pairing:

@@ -24,7 +24,7 @@ class BoundedProtocol(CoalescingProtocol):
     _in_head = False
     _head_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # it is given nothing else
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             self.transport.abort()

@@ -3,6 +3,9 @@
 Python's own copy leaves owners behind, and moves into a directory of the destination's name instead of replacing it.
 """
 
+# Paths are plain strings here, as clients send them.
+# ruff: noqa: PTH104, PTH106, PTH108, PTH112, PTH114, PTH115, PTH211
+
 from __future__ import annotations
 
 import errno
@@ -19,7 +22,7 @@ def move(source: str, destination: str, user: User) -> None:
     os.lstat(source)
     make_directories(destination.rpartition("/")[0] or "/", user)
     try:
-        os.rename(source, destination)  # noqa: PTH104 - plain strings on this path
+        os.rename(source, destination)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -29,30 +32,30 @@ def move(source: str, destination: str, user: User) -> None:
 def _copy_and_remove(source: str, destination: str) -> None:
     if stat.S_ISDIR(os.lstat(source).st_mode):
         # As rename does: an empty directory is replaced, another one refused.
-        if os.path.isdir(destination) and not os.path.islink(destination):  # noqa: PTH112, PTH114
-            os.rmdir(destination)  # noqa: PTH106
+        if os.path.isdir(destination) and not os.path.islink(destination):
+            os.rmdir(destination)
         shutil.copytree(source, destination, symlinks=True, copy_function=_copy_file)
         for directory, below, files in os.walk(source):
             copied = destination + directory.removeprefix(source)
             for name in (*below, *files):
                 # copytree makes links itself.
-                if os.path.islink(f"{directory}/{name}"):  # noqa: PTH114
+                if os.path.islink(f"{directory}/{name}"):
                     _copy_owner(f"{directory}/{name}", f"{copied}/{name}")
             _copy_owner(directory, copied)
             shutil.copystat(directory, copied)
         shutil.rmtree(source)
         return
-    if os.path.isdir(destination):  # noqa: PTH112
+    if os.path.isdir(destination):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), destination)
     _remove_name(destination)
     _copy_file(source, destination)
-    os.unlink(source)  # noqa: PTH108
+    os.unlink(source)
 
 
 def _copy_file(source: str, destination: str) -> None:
     """Copy content, attributes, times and owner. The owner first: changing it clears the set-user-id bit."""
     if stat.S_ISLNK(os.lstat(source).st_mode):
-        os.symlink(os.readlink(source), destination)  # noqa: PTH115, PTH211
+        os.symlink(os.readlink(source), destination)
     elif stat.S_ISREG(os.lstat(source).st_mode):
         shutil.copyfile(source, destination)
     else:
@@ -68,6 +71,6 @@ def _copy_owner(source: str, destination: str) -> None:
 
 def _remove_name(path: str) -> None:
     try:
-        os.unlink(path)  # noqa: PTH108
+        os.unlink(path)
     except FileNotFoundError:
         return

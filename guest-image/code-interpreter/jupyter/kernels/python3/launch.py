@@ -7,7 +7,7 @@ import zmq
 from ipykernel import iostream, kernelapp
 
 
-class InsideIOPubThread(iostream.IOPubThread):  # type: ignore[misc]
+class InsideIOPubThread(iostream.IOPubThread):  # type: ignore[misc]  # published without types
     """Listens for what forked processes print where the kernel listens. ipykernel does on 127.0.0.1, always.
 
     What listens there is reached from outside the sandbox, and the clones of a snapshot share the secret that
@@ -30,7 +30,7 @@ class InsideIOPubThread(iostream.IOPubThread):  # type: ignore[misc]
         return str(self.socket.last_endpoint.decode().rpartition(":")[0])
 
 
-class SandboxKernelApp(kernelapp.IPKernelApp):  # type: ignore[misc]
+class SandboxKernelApp(kernelapp.IPKernelApp):  # type: ignore[misc]  # published without types
     """Output that comes faster than it is read waits. ipykernel drops it, even the word that the cell is over."""
 
     def init_iopub(self, context: Any) -> None:
