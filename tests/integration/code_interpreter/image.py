@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.integration.code_interpreter.interpreter import Interpreter, free_port
+from tests.integration.code_interpreter.interpreter import Interpreter
+from tests.support.ports import free_port
 
 _LAYERS = Path(__file__).parents[3] / "build" / "layers"
 _RUN = """

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from e2b_code_interpreter import Sandbox
 from packaging.version import Version
 
 from tests.integration.code_interpreter.programs import CODE_INTERPRETER, Programs
+from tests.support.ports import free_port
 
 _READY_DEADLINE_S = 120
 _STOP_DEADLINE_S = 20
@@ -123,10 +123,3 @@ def child_process(parent: int, text: str) -> int:
         if text in command_line:
             return child
     raise LookupError(text)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

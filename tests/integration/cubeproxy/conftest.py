@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ from yarl import URL
 
 from appliance.contracts.master import Route
 from tests.support.cubeproxy import render_proxy
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, redis_server
 
 DOMAIN = "cube.test"
@@ -86,12 +86,6 @@ class Proxy:
             else:
                 client.set(f"cube:route:{sandbox}", json.dumps(route(address, **fields)))
             client.publish("cube:routes", sandbox)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.integration.cubeproxy.conftest import Guest, Proxy, free_port
+from tests.integration.cubeproxy.conftest import Guest, Proxy
+from tests.support.ports import free_port
 
 ALL_DELAYS_S = 0.4
 

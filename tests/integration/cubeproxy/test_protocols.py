@@ -19,8 +19,9 @@ import h2.exceptions
 import pytest
 from aiohttp import web
 
-from tests.integration.cubeproxy.conftest import DOMAIN, Guest, Proxy, free_port
+from tests.integration.cubeproxy.conftest import DOMAIN, Guest, Proxy
 from tests.integration.cubeproxy.test_dial import starting
+from tests.support.ports import free_port
 
 STREAMS = 200
 

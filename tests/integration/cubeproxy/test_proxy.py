@@ -10,7 +10,8 @@ import time
 import aiohttp
 import pytest
 
-from tests.integration.cubeproxy.conftest import DOMAIN, SANDBOX, Guest, Proxy, free_port, route
+from tests.integration.cubeproxy.conftest import DOMAIN, SANDBOX, Guest, Proxy, route
+from tests.support.ports import free_port
 
 
 @pytest.mark.parametrize("suffix", ["", "-6532622b", "-6532622b-more"])
