@@ -66,6 +66,8 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     GET    /v1/secrets/{selector}?team_id=         200 SecretView         id or name
     POST   /v1/secrets/{selector}                  200 SecretView         SecretUpdate
     DELETE /v1/secrets/{selector}?team_id=         204
+    *      /v1/volumes...                                                 contracts/volumes.py
+    POST   /v1/sandboxes/{sandbox_id}/rollback     200 SandboxView        NewRollback; Conflict while it is paused
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from appliance.contracts.errors import ErrorBody
 from appliance.contracts.node import BuildLogEntry, EndReason, HostReport, OnTimeout, RegistryLogin
+from appliance.contracts.volumes import VolumeMount
 
 
 class _Wire(BaseModel):
@@ -162,6 +165,7 @@ class NewSandbox(_Wire):
     """False: CubeProxy demands the sandbox's traffic token."""
     mask_request_host: str | None = None
     """What services in the sandbox see as the host, `${PORT}` standing for the port."""
+    volumes: tuple[VolumeMount, ...] = ()
     idempotency_key: str | None = Field(default=None, pattern=r"^[!-~]{1,255}$")
     """The same key of the same team is the same sandbox, until that could not be started."""
 
@@ -184,6 +188,7 @@ class SandboxView(_Wire):
     deny_out: tuple[str, ...] = ()
     allow_public_traffic: bool = True
     mask_request_host: str | None = None
+    volumes: tuple[VolumeMount, ...] = ()
     on_timeout: OnTimeout = OnTimeout.KILL
     auto_resume: bool = False
     paused_at: datetime | None = None
@@ -264,6 +269,14 @@ class SnapshotView(_Wire):
 class SnapshotPage(_Wire):
     snapshots: tuple[SnapshotView, ...]
     next_cursor: str | None = None
+
+
+class NewRollback(_Wire):
+    """The sandbox becomes what it was at a snapshot of its own; its id, address, deadline and rules stay."""
+
+    team_id: str | None = None
+    snapshot: str
+    """Id or name of a snapshot that was taken of this sandbox."""
 
 
 class NewFork(_Wire):

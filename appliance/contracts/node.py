@@ -17,8 +17,10 @@ GET    /v1/sandbox-metrics?sandbox_ids=a,b          200 {sandbox_id: MetricSampl
 POST   /v1/sandboxes/{sandbox_id}/pause             204               Pause; a paused one is success
 POST   /v1/sandboxes/{sandbox_id}/resume            200 NodeSandbox   Resume; a running one is success
 PUT    /v1/sandboxes/{sandbox_id}/network           204               NetworkPolicy, in force when it answers
+POST   /v1/sandboxes/{sandbox_id}/rollback          200 NodeSandbox   Rollback, of a running one; on failure it runs on
 POST   /v1/sandboxes/{sandbox_id}/snapshot          201 SnapshotTaken Snapshot; the same build id again is the same one
 DELETE /v1/sandboxes/{sandbox_id}                   204               also when it is gone
+*      /v1/volumes...                               contracts/node_volumes.py
 
 A snapshot of a sandbox is a build like any other: sandboxes are created from it by its build id, and it is deleted as
 one. It needs the build that its sandbox came from, which cannot be deleted before it.
@@ -30,6 +32,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from appliance.contracts.node_volumes import NodeVolumeMount
 
 
 class _Wire(BaseModel):
@@ -148,6 +152,8 @@ class CreateSandbox(_Wire):
     access_token: str | None = Field(default=None, repr=False)
     """Token the guest agent will demand; None leaves it open (an unsecured E2B 1.x sandbox)."""
     network: NetworkPolicy = NetworkPolicy()
+    volumes: tuple[NodeVolumeMount, ...] = ()
+    """At most `MAX_VOLUMES`; VolumeInUse where another sandbox has one."""
 
 
 class Pause(_Wire):
@@ -171,6 +177,15 @@ class Snapshot(_Wire):
     build_id: str
     memory: bool = True
     """False keeps the disk alone: sandboxes made from it boot."""
+
+
+class Rollback(_Wire):
+    """A new machine of a snapshot takes the place of the sandbox's, which goes once the new one has an identity."""
+
+    build_id: str
+    """A snapshot that was taken of this sandbox, ready on this node."""
+    access_token: str | None = Field(default=None, repr=False)
+    network: NetworkPolicy = NetworkPolicy()
 
 
 class SnapshotTaken(_Wire):

@@ -12,10 +12,12 @@
     │   ├── SandboxNotFound
     │   ├── TemplateNotFound
     │   ├── BuildNotFound
+    │   ├── VolumeNotFound
     │   └── NodeNotFound
     ├── Conflict                  the object is in a state that does not allow this
     │   ├── SandboxTransitioning
     │   ├── GuestUnresponsive
+    │   ├── VolumeInUse
     │   └── TemplateNotReady
     ├── Gone                      what E2B once had and nobody serves any more
     ├── QuotaExceeded             the team has as much as it may have
@@ -104,6 +106,12 @@ class BuildNotFound(NotFound):
         self.build_id = build_id
 
 
+class VolumeNotFound(NotFound):
+    def __init__(self, volume: str) -> None:
+        super().__init__("Volume not found")
+        self.volume = volume
+
+
 class NodeNotFound(NotFound):
     def __init__(self, node_id: str) -> None:
         super().__init__(f"node '{node_id}' not found")
@@ -130,6 +138,15 @@ class GuestUnresponsive(Conflict):
             "pause it with its memory and without requiring a healthy guest, or kill it"
         )
         self.sandbox_id = sandbox_id
+
+
+class VolumeInUse(Conflict):
+    """A volume belongs to one sandbox at a time, from its create until it is deleted."""
+
+    def __init__(self, volume: str, sandbox_id: str | None = None) -> None:
+        holder = f'sandbox "{sandbox_id}"' if sandbox_id else "another sandbox"
+        super().__init__(f"volume '{volume}' is in use by {holder}; kill that first")
+        self.volume = volume
 
 
 class TemplateNotReady(Conflict):

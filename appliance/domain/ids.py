@@ -13,12 +13,14 @@ BuildId = NewType("BuildId", str)
 NodeId = NewType("NodeId", str)
 TeamId = NewType("TeamId", str)
 VmId = NewType("VmId", str)
+VolumeId = NewType("VolumeId", str)
 
 _ALPHABET = string.ascii_lowercase + string.digits
 _SUFFIX_LENGTH = 20
 
 # A DNS label without a dash: hosts are `<port>-<sandboxID>.<domain>` and are parsed at the first dash.
 SANDBOX_ID = re.compile(r"i[a-z0-9]{20}")
+VOLUME_ID = re.compile(r"vol_[a-z0-9]{20}")
 API_KEY = re.compile(r"e2b_[0-9a-f]{40}")
 
 
@@ -34,6 +36,11 @@ def new_sandbox_id() -> SandboxId:
 def new_template_id() -> TemplateId:
     """Return a fresh id: 20 of [a-z0-9]."""
     return TemplateId(_suffix())
+
+
+def new_volume_id() -> VolumeId:
+    """Return a fresh id: `vol_` and 20 of [a-z0-9]."""
+    return VolumeId("vol_" + _suffix())
 
 
 def new_api_key() -> str:
