@@ -3,15 +3,22 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from code_interpreter.errors import JupyterUnavailable, KernelStartFailed, LanguageNotInstalled
-from code_interpreter.messages import Message
+from code_interpreter.messages import (
+    Message,
+    kernel_info_request,
+    kernel_was_lost,
+    message_id,
+    parent_id,
+    tells_idle,
+)
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +26,11 @@ log = logging.getLogger(__name__)
 _READY_DEADLINE_S = 120.0
 _REQUEST_DEADLINE_S = 90.0
 _READY_POLL_S = 0.1
+_ASK_AGAIN_S = 0.5
 
 
 class KernelConnection:
-    """The WebSocket to one kernel. Opening it waits until the kernel answers."""
+    """The WebSocket to one kernel."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -33,11 +41,40 @@ class KernelConnection:
         except (ConnectionError, aiohttp.ClientError) as error:
             raise JupyterUnavailable("The connection to the kernel was lost") from error
 
-    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+    async def messages(self) -> AsyncGenerator[dict[str, Any], None]:
         """Yield messages until the connection ends, from whichever side."""
         async for frame in self._socket:
             if frame.type is aiohttp.WSMsgType.TEXT:
                 yield json.loads(frame.data)
+
+    async def is_heard(self) -> bool:
+        """Return true once what the kernel publishes arrives here, or false when the kernel dies before.
+
+        The kernel publishes to whoever has subscribed, and the server subscribes while it lets us in already: the
+        output of a cell that came too early would be lost. It waits for that itself, but not with a kernel that it
+        takes to be busy, as it does with one that has just taken the place of a dead one.
+
+        Messages until then are dropped. `JupyterUnavailable` if the connection ends first.
+        """
+        asked: set[str | None] = set()
+        while True:
+            # A busy kernel answers on the control channel, if it can; one that knows no such request there does on
+            # the other.
+            for request in (kernel_info_request("shell"), kernel_info_request("control")):
+                asked.add(message_id(request))
+                await self.send(request)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ASK_AGAIN_S):
+                    return await self._hears_idle_after(asked)
+
+    async def _hears_idle_after(self, requests: Collection[str | None]) -> bool:
+        async with aclosing(self.messages()) as messages:
+            async for message in messages:
+                if kernel_was_lost(message):
+                    return False
+                if tells_idle(message) and parent_id(message) in requests:
+                    return True
+        raise JupyterUnavailable("The connection to the kernel was lost")
 
     async def close(self) -> None:
         await self._socket.close()
@@ -94,17 +131,31 @@ class JupyterServer:
             pass
 
     async def connect(self, kernel_id: str) -> KernelConnection:
+        """Return a connection on which the kernel answers, and on which its output is heard."""
         try:
             async with asyncio.timeout(_REQUEST_DEADLINE_S):
-                socket = await self._session.ws_connect(
-                    f"{self._url}/api/kernels/{kernel_id}/channels",
-                    max_msg_size=0,  # plots and tables have no limit here
-                    compress=0,
-                    heartbeat=None,
-                )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                while (connection := await self._try_to_connect(kernel_id)) is None:
+                    log.warning("kernel %s died while it was connected to", kernel_id)
+                return connection
+        except TimeoutError as error:
+            raise JupyterUnavailable(f"Kernel {kernel_id} does not answer") from error
+        except (aiohttp.ClientError, OSError) as error:
             raise JupyterUnavailable(f"Kernel {kernel_id} cannot be reached: {error}") from error
-        return KernelConnection(socket)
+
+    async def _try_to_connect(self, kernel_id: str) -> KernelConnection | None:
+        async with AsyncExitStack() as undo:
+            socket = await self._session.ws_connect(
+                f"{self._url}/api/kernels/{kernel_id}/channels",
+                max_msg_size=0,  # plots and tables have no limit here
+                compress=0,
+                heartbeat=None,
+            )
+            undo.push_async_callback(socket.close)
+            connection = KernelConnection(socket)
+            if not await connection.is_heard():
+                return None
+            undo.pop_all()
+            return connection
 
     @asynccontextmanager
     async def _request(

@@ -9,15 +9,34 @@ from uuid import uuid4
 from code_interpreter.events import Event, ExecutionFailed, NumberOfExecutions, Output, Result
 
 Message = Mapping[str, Any]
+Channel = Literal["shell", "control"]
 
 
 def execute_request(code: str, *, silent: bool = False) -> dict[str, Any]:
     """Return a request to run `code`. A silent one counts no execution and shows no result."""
+    content = {
+        "code": code,
+        "silent": silent,
+        "store_history": not silent,
+        "user_expressions": {},
+        "allow_stdin": False,
+        # A failed cell must not make the kernel drop the request behind it, which resets the environment.
+        "stop_on_error": False,
+    }
+    return _request("execute_request", "shell", content)
+
+
+def kernel_info_request(channel: Channel) -> dict[str, Any]:
+    """Return a request that any kernel answers and that changes nothing in it."""
+    return _request("kernel_info_request", channel, {})
+
+
+def _request(kind: str, channel: Channel, content: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "channel": "shell",
+        "channel": channel,
         "header": {
             "msg_id": uuid4().hex,
-            "msg_type": "execute_request",
+            "msg_type": kind,
             "username": "code-interpreter",
             "session": "code-interpreter",
             "date": datetime.now(UTC).isoformat(),
@@ -25,15 +44,7 @@ def execute_request(code: str, *, silent: bool = False) -> dict[str, Any]:
         },
         "parent_header": {},
         "metadata": {},
-        "content": {
-            "code": code,
-            "silent": silent,
-            "store_history": not silent,
-            "user_expressions": {},
-            "allow_stdin": False,
-            # A failed cell must not make the kernel drop the request behind it, which resets the environment.
-            "stop_on_error": False,
-        },
+        "content": content,
         "buffers": [],
     }
 
@@ -53,6 +64,11 @@ def kernel_was_lost(message: Message) -> bool:
         "restarting",
         "dead",
     )
+
+
+def tells_idle(message: Message) -> bool:
+    """Tell whether the kernel says that it is through with the request that `message` belongs to."""
+    return bool(message["msg_type"] == "status" and message["content"]["execution_state"] == "idle")
 
 
 @dataclass(slots=True)
@@ -95,7 +111,7 @@ class Progress:
             case "execute_reply":
                 self._reply = content
             case "status":
-                self._idle = self._idle or content["execution_state"] == "idle"
+                self._idle = self._idle or tells_idle(message)
         if self.finished and not self._failed:
             return [*events, *self._failure_in_reply()]
         return events
