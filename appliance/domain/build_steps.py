@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,6 +102,14 @@ def step_name(number: int, kind: str) -> str:
     return f"step {number} ({kind[:16]})"
 
 
+def leads_out(source: str) -> bool:
+    """Tell whether a COPY's source may lie outside of what is uploaded.
+
+    `a/../b` does as well: where `a` is a link, it is not the `b` beside it.
+    """
+    return source.startswith("/") or ".." in source.split("/")
+
+
 def _problem(step: BuildStep) -> str | None:
     """Return what is wrong with the arguments, which are as many as they must be."""
     first, *rest = step.args
@@ -124,9 +131,11 @@ def _problem(step: BuildStep) -> str | None:
 def _problem_of_copy(source: str, destination: str, owner: str = "", mode: str = "") -> str | None:
     if not source or not destination:
         return "source and destination must not be empty"
-    # Clients allow `..` inside of a source, as long as it does not lead out.
-    if source.startswith("/") or posixpath.normpath(source).split("/")[0] == "..":
-        return f"source {source[:64]!r} does not lie within the files that are uploaded"
+    if leads_out(source):
+        return (
+            f"source {source[:64]!r} does not lie within the files that are uploaded: "
+            "write it as a relative path without '..'"
+        )
     if owner and not _OWNER.fullmatch(owner):
         return f"owner {owner[:64]!r} is not user or user:group"
     if mode and not _MODE.fullmatch(mode):

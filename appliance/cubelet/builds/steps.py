@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from appliance.contracts.node import BuildStep
+from appliance.domain.build_steps import leads_out
 from appliance.domain.errors import InvalidRequest
 
 MAX_STEPS = 1000
@@ -121,7 +122,7 @@ def _copy(step: BuildStep, what: str) -> Copy:
         raise InvalidRequest(f"{what}: owner {owner!r} is not user or user:group")
     if mode and not _MODE.fullmatch(mode):
         raise InvalidRequest(f"{what}: mode {mode!r} is not three to five octal digits")
-    if source.startswith("/") or ".." in source.split("/"):
+    if leads_out(source):
         raise InvalidRequest(f"{what}: source {source!r} does not lie within the files that were uploaded")
     return Copy(
         source=_present(source, what, "source"),

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.contracts.node import BuildStep
 from appliance.cubelet.builds.steps import MAX_STEP_BYTES, Action, Copy, Env, Run, User, Workdir, parse_steps
+from appliance.domain import build_steps
 from appliance.domain.errors import InvalidRequest
 
 HASH = "0123456789abcdef" * 4
@@ -62,3 +67,18 @@ def test_a_step_that_means_nothing_is_named(step: BuildStep, says: str) -> None:
         parse_steps((BuildStep(type="RUN", args=("true",)), step))
     assert "step 2" in refused.value.message
     assert says in refused.value.message
+
+
+@given(source=st.lists(st.sampled_from(["", ".", "..", "a", "..b", "*"]), max_size=4).map("/".join))
+def test_cubemaster_takes_the_sources_that_a_node_takes(source: str) -> None:
+    def is_taken(parse: Callable[[], object]) -> bool:
+        try:
+            parse()
+        except InvalidRequest:
+            return False
+        return True
+
+    args = (source, "b")
+    assert is_taken(lambda: build_steps.parse_step(1, "COPY", args, files_hash=HASH, force=False)) == is_taken(
+        lambda: parse_steps((BuildStep(type="COPY", args=args, files_hash=HASH),))
+    )
