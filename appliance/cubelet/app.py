@@ -46,6 +46,7 @@ from appliance.hypervisor.scopes.choose import choose_scopes
 from appliance.storage.base import DiskStore, ImageStore
 from appliance.storage.disks import LocalDiskStore
 from appliance.storage.layers import LocalImageStore
+from appliance.storage.pull_network import Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,13 @@ async def production_drivers(settings: CubeletSettings) -> Drivers:
                 vmm_uid_base=settings.vmm_uid_base,
             )
         ),
-        images=LocalImageStore(settings.data_dir / "layers"),
+        images=LocalImageStore(
+            settings.data_dir / "layers",
+            reach=Reach(
+                internal=frozenset(settings.internal_registries),
+                denied=(settings.network.sandbox_network, *settings.network.denied_networks),
+            ),
+        ),
         disks=LocalDiskStore(settings.data_dir / "uppers"),
     )
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from appliance.common.settings import Settings
+
+RegistryHost = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+(:[0-9]{1,5})?$")]
 
 
 class NetworkSettings(Settings):
@@ -101,6 +104,8 @@ class CubeletSettings(Settings):
     """How often each running guest is asked what it uses. E2B's clients expect 5."""
     pause_retry_s: float = Field(default=2.0, gt=0)
     """A pause at the end of a sandbox's time that fails is tried again after this long, twice."""
+    internal_registries: tuple[RegistryHost, ...] = ()
+    """`host[:port]` of registries that images are pulled from though their addresses are not public."""
     failpoints: Path | None = None
     """File by which a test makes this process fail at a given step. For tests alone."""
     log_level: str = "info"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from appliance.domain.errors import InvalidRequest
 
@@ -13,12 +13,13 @@ _INTERNAL_SUFFIXES = frozenset(
     {"localhost", "local", "localdomain", "internal", "intranet", "lan", "home", "corp", "arpa"}
 )
 
+_NAT64 = IPv6Network("64:ff9b::/96")
+
 
 def refuse_internal(host: str, *, allowed: Collection[str]) -> None:
     """Raise InvalidRequest for a registry `host[:port]` that can only be an internal one, unless it is `allowed`.
 
-    Decided by the name alone: CubeMaster has no network to resolve it in. What a public name leads to is for the
-    network of the nodes to deny.
+    Decided by the name alone: CubeMaster has no network to resolve it in. Nodes look at what a public name leads to.
     """
     if host not in allowed and _is_internal(host.partition(":")[0].lower().rstrip(".")):
         raise InvalidRequest(
@@ -35,4 +36,20 @@ def _is_internal(name: str) -> bool:
         # makes of it.
         labels = name.split(".")
         return len(labels) == 1 or _NUMBER.fullmatch(labels[-1]) is not None or labels[-1] in _INTERNAL_SUFFIXES
-    return not address.is_global or address.is_multicast
+    return not is_public(address)
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Tell whether an address is one of the public internet's, also where it only wraps another one."""
+    meant = unwrapped(address)
+    return meant.is_global and not meant.is_multicast
+
+
+def unwrapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the IPv4 address that an IPv6 one stands for, if it does."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    _, behind_teredo = address.teredo or (None, None)
+    return address.ipv4_mapped or address.sixtofour or behind_teredo or address

@@ -22,6 +22,7 @@ from appliance.storage.base import (
 from appliance.storage.confinement import WORKER_UID
 from appliance.storage.merge_job import MergeJob
 from appliance.storage.publish import name_file, storage_errors, sync_directory, unnamed_file
+from appliance.storage.pull_network import Reach
 from appliance.storage.reference import DockerArchive, OciLayout, RegistryImage, parse_reference
 from appliance.storage.source import ImageSource
 from appliance.storage.squash import squash
@@ -47,9 +48,11 @@ class LocalImageStore:
         directory: Path,
         *,
         insecure_registries: frozenset[str] = frozenset(),
+        reach: Reach = Reach(),  # noqa: B008 - frozen
     ) -> None:
         self._directory = directory
         self._insecure_registries = insecure_registries
+        self._reach = reach
         # Its workers share a user, and an image must not reach the workers of another.
         self._one_at_a_time = asyncio.Lock()
         self._swept = False
@@ -74,6 +77,7 @@ class LocalImageStore:
                         self._directory,
                         credentials=credentials,
                         insecure=self._insecure_registries,
+                        reach=self._reach,
                         limits=limits,
                         room_bytes=self._room_bytes(),
                     ) as layout:

@@ -20,6 +20,7 @@ from appliance.domain.errors import DiskFull, ImageRejected, StorageFailure
 from appliance.storage.base import ImageLimits, RegistryCredentials
 from appliance.storage.confinement import WORKER_UID, Ceiling, confined
 from appliance.storage.oci import INDEX_TYPES, for_us
+from appliance.storage.pull_network import PullNetwork, Reach, pull_network
 from appliance.storage.reference import OciLayout, RegistryImage
 from appliance.storage.source import JSON_MAX_BYTES, as_digest, as_object, as_objects, parse_object
 
@@ -44,6 +45,7 @@ async def pulled(
     *,
     credentials: RegistryCredentials | None,
     insecure: frozenset[str],
+    reach: Reach,
     limits: ImageLimits,
     room_bytes: int,
 ) -> AsyncIterator[OciLayout]:
@@ -55,13 +57,16 @@ async def pulled(
     temporary = Path(mkdtemp(prefix=_TEMPORARY_PREFIX, dir=directory))
     try:
         await in_thread(_furnish, temporary, _auth(image, credentials))
-        skopeo = _Skopeo(image, temporary, verify_tls=host_of(image) not in insecure, limits=limits)
-        manifest = await skopeo.resolve()
-        if manifest.blob_bytes > limits.unpacked_bytes:
-            raise ImageRejected("unpacked-size", f"the layers have {manifest.blob_bytes} bytes even while compressed")
-        if manifest.blob_bytes > room_bytes:
-            raise DiskFull("the node's disk has no room for the image")
-        await skopeo.copy(manifest)
+        async with pull_network(host_of(image), reach) as network:
+            skopeo = _Skopeo(image, temporary, network, verify_tls=host_of(image) not in insecure, limits=limits)
+            manifest = await skopeo.resolve()
+            if manifest.blob_bytes > limits.unpacked_bytes:
+                raise ImageRejected(
+                    "unpacked-size", f"the layers have {manifest.blob_bytes} bytes even while compressed"
+                )
+            if manifest.blob_bytes > room_bytes:
+                raise DiskFull("the node's disk has no room for the image")
+            await skopeo.copy(manifest)
         yield OciLayout(temporary / "layout", _LAYOUT_NAME)
     finally:
         await in_thread(shutil.rmtree, temporary)
@@ -125,9 +130,12 @@ def copy_argv(image: RegistryImage, temporary: Path, *, verify_tls: bool) -> lis
 class _Skopeo:
     """Runs skopeo for one image, without privileges: it parses what a registry answers."""
 
-    def __init__(self, image: RegistryImage, temporary: Path, *, verify_tls: bool, limits: ImageLimits) -> None:
+    def __init__(
+        self, image: RegistryImage, temporary: Path, network: PullNetwork, *, verify_tls: bool, limits: ImageLimits
+    ) -> None:
         self._image = pinned(image, image.name.partition("@")[2]) if "@" in image.name else image
         self._temporary = temporary
+        self._network = network
         self._verify_tls = verify_tls
         self._limits = limits
 
@@ -158,15 +166,16 @@ class _Skopeo:
 
     async def _run(self, argv: Sequence[str], file_bytes: int) -> bytes:
         cpu_s = max(1, int(self._limits.duration.total_seconds()))
+        ceiling = Ceiling(_ADDRESS_SPACE_BYTES, cpu_s, file_bytes, _TASKS_MAX)
         try:
             completed = await run(
-                confined(argv, Ceiling(_ADDRESS_SPACE_BYTES, cpu_s, file_bytes, _TASKS_MAX)),
+                [*self._network.entered_by, *confined(argv, ceiling)],
                 deadline=self._limits.duration,
                 max_output_bytes=JSON_MAX_BYTES,
-                env=_environment(self._temporary),
+                env={**_environment(self._temporary), **self._network.environment},
             )
         except CommandFailed as error:
-            raise _translated(self._image, error) from error
+            raise self._network.rejection() or _translated(self._image, error) from error
         return completed.stdout
 
 
@@ -202,7 +211,7 @@ def _environment(temporary: Path) -> dict[str, str]:
         "HOME": str(temporary),
         "TMPDIR": str(temporary),
         "XDG_RUNTIME_DIR": str(temporary),
-    } | {name: os.environ[name] for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY") if name in os.environ}
+    }
 
 
 def _translated(image: RegistryImage, error: CommandFailed) -> StorageFailure:

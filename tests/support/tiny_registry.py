@@ -1,9 +1,11 @@
-"""A registry for one test: serves an OCI layout over HTTP on loopback, to those who know the password."""
+"""A registry for one test: serves an OCI layout over HTTP or HTTPS on loopback, to those who know the password."""
 
 from __future__ import annotations
 
 import base64
 import json
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +19,26 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 @dataclass
 class TinyRegistry:
     host: str
+    port: int
     served: list[str] = field(default_factory=list)
     """Paths answered with 200."""
+    blobs_elsewhere: str | None = None
+    """URL that requests for blobs are sent to instead."""
+
+
+def make_certificate(directory: Path) -> Path:
+    """Return a file with a certificate that nobody vouches for, and its key."""
+    path = directory / "registry.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=registry", "-keyout", str(path)]
+    made = subprocess.run(make, check=True, capture_output=True, timeout=60)
+    with path.open("ab") as file:
+        file.write(made.stdout)
+    return path
 
 
 @contextmanager
-def serving(layout: Path, *, username: str, password: str) -> Iterator[TinyRegistry]:
-    """Serve the layout's one image under every name and tag."""
+def serving(layout: Path, *, username: str, password: str, certificate: Path | None = None) -> Iterator[TinyRegistry]:
+    """Serve the layout's one image under every name and tag; over TLS where there is a certificate, with its key."""
     top = json.loads((layout / "index.json").read_text())["manifests"][0]
     expected = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
@@ -39,6 +54,8 @@ def serving(layout: Path, *, username: str, password: str) -> Iterator[TinyRegis
                 wanted = self.path.rpartition("/")[2]
                 by_digest = wanted.startswith("sha256:") and wanted != top["digest"]
                 self._blob(wanted if by_digest else top["digest"], MANIFEST if by_digest else top["mediaType"])
+            elif "/blobs/" in self.path and registry.blobs_elsewhere is not None:
+                self._answer(307, b"", ("Location", registry.blobs_elsewhere))
             elif "/blobs/" in self.path:
                 self._blob(self.path.rpartition("/")[2], "application/octet-stream")
             else:
@@ -64,7 +81,11 @@ def serving(layout: Path, *, username: str, password: str) -> Iterator[TinyRegis
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    registry = TinyRegistry(host=f"127.0.0.1:{server.server_port}")
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    registry = TinyRegistry(host=f"127.0.0.1:{server.server_port}", port=server.server_port)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -17,9 +17,10 @@ from appliance.domain.errors import DiskFull, ImageRejected, StorageFailure
 from appliance.storage import squash
 from appliance.storage.base import ImageLimits, Layer, RegistryCredentials
 from appliance.storage.layers import LocalImageStore
+from appliance.storage.pull_network import Reach
 from tests.support.hostile_layers import HOSTILE, Hostile
 from tests.support.oci_images import E, tar_bytes, write_docker_archive, write_layout
-from tests.support.tiny_registry import serving
+from tests.support.tiny_registry import TinyRegistry, serving
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 """cap_net_bind_service=ep, as the kernel stores it."""
@@ -240,13 +241,18 @@ async def test_a_full_disk_is_said_to_be_full_and_is_empty_again(
     assert (await store.import_image(f"oci:{tmp_path / 'small_image'}")).layers
 
 
+def store_of(registry: TinyRegistry, directory: Path) -> LocalImageStore:
+    hosts = frozenset({registry.host})
+    return LocalImageStore(directory / "layers", insecure_registries=hosts, reach=Reach(internal=hosts))
+
+
 @pytest.mark.parametrize("nested", [False, True])
 async def test_images_are_pulled_with_the_credentials_of_the_call(
     tmp_path: Path, searchable_path: Path, nested: bool
 ) -> None:
     digest = write_layout(tmp_path / "image", [LOWER, UPPER], nested=nested)
     with serving(tmp_path / "image", username="robot", password="s3cret") as registry:
-        store = LocalImageStore(searchable_path / "layers", insecure_registries=frozenset({registry.host}))
+        store = store_of(registry, searchable_path)
         reference = f"{registry.host}/team/demo:1"
         image = await store.import_image(reference, credentials=RegistryCredentials("robot", "s3cret"))
         assert image.source_digest == digest
@@ -265,7 +271,7 @@ async def test_images_are_pulled_with_the_credentials_of_the_call(
 async def test_an_image_that_states_too_much_is_not_downloaded(tmp_path: Path, searchable_path: Path) -> None:
     write_layout(tmp_path / "image", [tar_bytes([E("f", data=os.urandom(2**20))])])
     with serving(tmp_path / "image", username="u", password="p") as registry:
-        store = LocalImageStore(searchable_path / "layers", insecure_registries=frozenset({registry.host}))
+        store = store_of(registry, searchable_path)
         with pytest.raises(ImageRejected) as raised:
             await store.import_image(
                 f"{registry.host}/demo:1",
@@ -277,9 +283,10 @@ async def test_an_image_that_states_too_much_is_not_downloaded(tmp_path: Path, s
 
 
 async def test_a_registry_must_speak_tls_unless_it_is_named(tmp_path: Path, searchable_path: Path) -> None:
-    store = LocalImageStore(searchable_path / "layers")
     write_layout(tmp_path / "image", [LOWER])
     with serving(tmp_path / "image", username="u", password="p") as registry:
+        reach = Reach(internal=frozenset({registry.host}))
+        store = LocalImageStore(searchable_path / "layers", reach=reach)
         with pytest.raises(StorageFailure, match="TLS handshake"):
             await store.import_image(f"{registry.host}/demo", credentials=RegistryCredentials("u", "p"))
         assert list((searchable_path / "layers").iterdir()) == []
@@ -287,7 +294,8 @@ async def test_a_registry_must_speak_tls_unless_it_is_named(tmp_path: Path, sear
 
 
 async def test_what_a_killed_pull_left_is_removed_by_the_next_process(searchable_path: Path) -> None:
-    store = LocalImageStore(searchable_path / "layers")
+    reach = Reach(internal=frozenset({"127.0.0.1:1"}))
+    store = LocalImageStore(searchable_path / "layers", reach=reach)
     leftover = searchable_path / "layers" / ".pull-abc" / "layout"
     leftover.mkdir(parents=True)
     with pytest.raises(StorageFailure):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.domain.errors import InvalidRequest
-from appliance.domain.registry_hosts import refuse_internal
+from appliance.domain.registry_hosts import is_public, refuse_internal
 
 
 @pytest.mark.parametrize("host", ["docker.io", "gcr.io", "registry.example.com:5000", "8.8.8.8", "1.1.1.1:443", "a.b"])
@@ -56,3 +56,31 @@ def test_an_address_is_taken_only_if_it_is_public(address: ipaddress.IPv4Address
     else:
         with pytest.raises(InvalidRequest):
             refuse_internal(host, allowed=())
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"]
+)
+def test_a_public_address_is_one_wrapped_or_not(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "::1",
+        "::",
+        "fe80::1",
+        "fc00::1",
+        "ff02::1",
+        "2001:db8::1",
+        "::ffff:127.0.0.1",
+        "::ffff:224.0.0.1",
+        "64:ff9b::a00:1",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a00:1::",
+        "2001:0:4136:e378:8000:63bf:f5ff:fffe",  # Teredo, of 10.0.0.1
+    ],
+)
+def test_any_other_address_is_none(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
