@@ -175,12 +175,20 @@ def _of_name(uow: UnitOfWork, named: TemplateReference, *, team_id: TeamId) -> T
 
 
 def _spec(draft: BuildSpec, source: BuildSource, base: Base, *, usual_layer_mib: int) -> BuildSpec:
-    """Return what the draft becomes. What its base started is started again by the node, which has it on record."""
+    """Return what the draft becomes, or raise InvalidRequest where it asked for more disk than its base has.
+
+    What its base started is started again by the node, which has it on record.
+    """
     layer_mib = draft.writable_layer_mib
     if base.spec is not None:
-        # The base's disk is kept as it is, unless more was asked for; it never shrinks.
+        # The base's disk is copied, with the file system that is in it: it neither grows nor shrinks.
         before = base.spec.writable_layer_mib
-        layer_mib = before if layer_mib == usual_layer_mib else max(layer_mib, before)
+        if usual_layer_mib < layer_mib > before:
+            raise InvalidRequest(
+                f"minFreeDiskMb: the disk of '{source.template or source.image}' has {before} MiB and cannot grow to "
+                f"the {layer_mib} MiB that this asks for; leave minFreeDiskMb out, or build that template anew with it"
+            )
+        layer_mib = before
     return BuildSpec(
         image=base.image,
         from_build=base.build_id,

@@ -182,16 +182,36 @@ async def test_a_template_that_is_not_ready_is_no_base(appliance: Appliance, api
     assert (refused.status_code, "cannot start from it yet" in refused.text) == (404, True)
 
 
-async def test_a_bases_disk_is_kept_unless_more_is_asked_for(appliance: Appliance, api: httpx.AsyncClient) -> None:
+async def test_a_bases_disk_is_kept(appliance: Appliance, api: httpx.AsyncClient) -> None:
     await appliance.template("base")
     base = (await appliance.master.get_template("base")).build_id
-    as_is, more = await request(api, name="one"), await request(api, name="two", minFreeDiskMb=1)
-    for build, layer_mib in ((as_is, 1024), (more, 4097)):
-        await start(api, build, fromTemplate="base", startCmd="serve")
-        await handed_out(appliance, build)
-        got = appliance.node.builds[build["buildID"]]
-        assert (got.from_build, got.writable_layer_mib) == (base, layer_mib)
-        assert (got.start_cmd, got.ready_cmd, got.probe_port) == ("serve", None, None)
+    build = await request(api)
+    await start(api, build, fromTemplate="base", startCmd="serve")
+    await handed_out(appliance, build)
+    got = appliance.node.builds[build["buildID"]]
+    assert (got.from_build, got.writable_layer_mib) == (base, 1024)
+    assert (got.start_cmd, got.ready_cmd, got.probe_port) == ("serve", None, None)
+
+
+async def test_more_disk_than_the_base_has_is_refused_by_the_name_of_the_field(
+    appliance: Appliance, api: httpx.AsyncClient
+) -> None:
+    await appliance.template("base")
+    refused = await start(api, await request(api, name="more", minFreeDiskMb=1), fromTemplate="base")
+    assert refused.status_code == 400
+    assert refused.json()["message"].startswith("minFreeDiskMb: the disk of 'base' has 1024 MiB and cannot grow to")
+
+
+async def test_disk_that_the_base_has_may_be_asked_for(appliance: Appliance, api: httpx.AsyncClient) -> None:
+    roomy = await request(api, name="roomy", minFreeDiskMb=200)
+    await start(api, roomy, fromImage="alpine")
+    await handed_out(appliance, roomy)
+    appliance.node.finish_build(roomy["buildID"], BuildState.READY)
+    await ended(api, roomy)
+    build = await request(api, name="upon", minFreeDiskMb=100)
+    assert (await start(api, build, fromTemplate="roomy")).status_code == 202
+    await handed_out(appliance, build)
+    assert appliance.node.builds[build["buildID"]].writable_layer_mib == 4096 + 200
 
 
 async def test_a_build_whose_base_goes_before_it_began_fails(appliance: Appliance, api: httpx.AsyncClient) -> None:
