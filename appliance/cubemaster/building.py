@@ -74,6 +74,7 @@ class Building:
             files=self._files,
             quota=quota,
             clock=clock,
+            max_drafts=builds.max_drafts,
             sizes=BuildSizes(
                 default_vcpus=builds.default_vcpus,
                 default_memory_mib=builds.default_memory_mib,

@@ -65,6 +65,8 @@ class BuildSettings(Settings):
     """From its start to READY; later it is an ERROR."""
     draft_lifetime_s: float = Field(default=3600, gt=0)
     """How long a build may be asked for, and its files put, before it is started."""
+    max_drafts: int = Field(default=100, ge=1)
+    """How many builds a team may have asked for and not started."""
     tidy_interval_s: float = Field(default=60, gt=0)
     """How often drafts that were given up, and files that nobody needs, are looked for."""
     default_vcpus: int = Field(default=2, ge=1)

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.mysql import insert as mysql_insert
 from appliance.cubemaster.persistence.paging import PagePosition, newest_first
 from appliance.cubemaster.persistence.tables import build_logs, builds, replicas, template_files, templates
 from appliance.domain.build_steps import BuildStep, StepType
-from appliance.domain.ids import BuildId, NodeId, SandboxId, TemplateId
+from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
 from appliance.domain.placement import Resources
 from appliance.domain.template import Build, BuildSpec, BuildStatus, Replica, ReplicaState
 
@@ -109,6 +109,14 @@ class BuildRepository:
             .with_for_update(skip_locked=True)
         )
         return [BuildId(one) for one in rows]
+
+    def draft_count(self, team_id: TeamId) -> int:
+        statement = (
+            select(func.count())
+            .select_from(builds.join(templates, templates.c.template_id == builds.c.template_id))
+            .where(templates.c.team_id == team_id, builds.c.status == BuildStatus.WAITING)
+        )
+        return self._connection.scalar(statement) or 0
 
     # Leases: whoever holds one works on the build outside any transaction; only its token may write the result.
 

@@ -17,7 +17,7 @@ from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.template_files import TemplateFiles
 from appliance.cubemaster.services.templates import visible_build
 from appliance.domain.build_steps import BuildSource
-from appliance.domain.errors import BuildNotFound, Conflict, InvalidRequest
+from appliance.domain.errors import BuildNotFound, Conflict, InvalidRequest, QuotaExceeded
 from appliance.domain.ids import BuildId, TeamId, TemplateId, new_template_id
 from appliance.domain.placement import Resources
 from appliance.domain.template import (
@@ -71,6 +71,7 @@ class TemplateBuilds:
         files: TemplateFiles,
         quota: Quota,
         clock: Clock,
+        max_drafts: int,
         sizes: BuildSizes,
     ) -> None:
         self._database = database
@@ -78,6 +79,7 @@ class TemplateBuilds:
         self._files = files
         self._quota = quota
         self._clock = clock
+        self._max_drafts = max_drafts
         self._sizes = sizes
 
     async def request(
@@ -104,8 +106,13 @@ class TemplateBuilds:
             slug = uow.keys.slug(owner)
             if named.namespace not in (None, slug):
                 raise InvalidRequest(f"Invalid name: '{name}': your templates are in '{slug}/', or have no namespace")
-            # Else two builds of one new name would each make a template.
+            # Else two builds of one new name would each make a template, and drafts be counted before they are there.
             uow.keys.lock_team(owner)
+            if uow.builds.draft_count(owner) >= self._max_drafts:
+                raise QuotaExceeded(
+                    f"the team has {self._max_drafts} builds that were asked for and not started; start them, delete "
+                    "their templates, or wait until they are given up"
+                )
             template_id = _of_name(uow, named, team_id=owner)
             if template_id is None:
                 template_id = new_template_id()

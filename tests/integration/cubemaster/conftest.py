@@ -41,6 +41,7 @@ from tests.support.redis_server import RedisServer, redis_server
 
 DATABASE = "cube_master"
 ADMIN_TOKEN = "a" * 64
+MAX_DRAFTS = 20
 
 
 class RunProgram(Protocol):
@@ -163,7 +164,7 @@ def settings(
             create_deadline_s=create_deadline_s,
             save_deadline_s=create_deadline_s,
         ),
-        builds=BuildSettings(poll_interval_s=0.05, tidy_interval_s=0.2),
+        builds=BuildSettings(poll_interval_s=0.05, tidy_interval_s=0.2, max_drafts=MAX_DRAFTS),
         files=FileSettings(max_bytes=8 * 2**20, team_max_bytes=12 * 2**20, reserve_bytes=0, idle_s=2),
         route_check_interval_s=0.1,
     )

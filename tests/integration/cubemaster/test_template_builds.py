@@ -9,7 +9,7 @@ import pytest
 
 from appliance.contracts.node import BuildState, RegistryLogin
 from appliance.contracts.teams import TeamLimits
-from tests.integration.cubemaster.conftest import Appliance, eventually
+from tests.integration.cubemaster.conftest import MAX_DRAFTS, Appliance, eventually
 
 HASH = "ab" * 32
 NEW = {"name": "app", "cpuCount": 1, "memoryMB": 256}
@@ -361,7 +361,29 @@ async def test_a_draft_that_nobody_starts_ends(appliance: Appliance, api: httpx.
     assert (await status(api, other))["status"] == "waiting"
 
 
-async def test_builds_under_way_are_limited_and_drafts_are_not(appliance: Appliance, api: httpx.AsyncClient) -> None:
+async def test_drafts_are_limited_until_they_are_started_or_given_up(
+    appliance: Appliance, api: httpx.AsyncClient
+) -> None:
+    drafts = [await request(api, name=f"name{number}") for number in range(MAX_DRAFTS)]
+
+    async def is_refused() -> bool:
+        answer = await api.post("/v3/templates", json=NEW)
+        assert answer.status_code in (202, 429), answer.text
+        return answer.status_code == 429
+
+    refused = await api.post("/v3/templates", json=NEW)
+    assert (refused.status_code, "not started" in refused.json()["message"]) == (429, True)
+    assert (await api.get("/templates/app")).status_code == 404  # nothing of it is left
+    assert (await start(api, drafts[0], fromImage="alpine")).status_code == 202
+    assert not await is_refused()
+    assert await is_refused()
+    old = "UPDATE builds SET created_at = created_at - INTERVAL 2 HOUR WHERE build_id = "
+    appliance.db.execute(f"{old}'{drafts[1]['buildID']}'", database="cube_master")
+    await ended(api, drafts[1])
+    assert not await is_refused()
+
+
+async def test_builds_under_way_are_limited(appliance: Appliance, api: httpx.AsyncClient) -> None:
     builds = [await request(api, name=name) for name in ("one", "two", "three")]
     await appliance.master.teams.set_limits("default", TeamLimits(builds=1))
     assert (await start(api, builds[0], fromImage="alpine")).status_code == 202
