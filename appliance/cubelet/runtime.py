@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +20,7 @@ from typing import Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from appliance.common.trees import remove_tree
 from appliance.contracts.node import EndReason, OnTimeout
 from appliance.cubelet.services.template_meta import TemplateMeta
 from appliance.cubevs.base import Tap
@@ -199,16 +199,16 @@ class RecordStore:
         """Remove what was kept of a pause, at once or not at all. Blocks."""
         doomed = self.directory(vm_id) / "forgotten.partial"
         # What is left of it is swept, by its name, at the next start.
-        shutil.rmtree(doomed, ignore_errors=True)
+        remove_tree(doomed)
         with suppress(FileNotFoundError):
             self.saved(vm_id).rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        remove_tree(doomed)
 
     def sweep(self, record: VmRecord) -> None:
         """Remove what an interrupted pause or resume left beside a record, and RAM that nothing is based on."""
         directory = self.directory(record.vm_id)
         for partial in directory.glob("*.partial"):
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_tree(partial)
         for memory in (directory / "memory").glob("*"):
             if memory.name != record.own_memory:
                 memory.unlink()
@@ -221,7 +221,7 @@ class RecordStore:
 
     def delete(self, vm_id: VmId) -> None:
         """Remove the record and all that is beside it. Absent ones are success."""
-        shutil.rmtree(self.directory(vm_id), ignore_errors=True)
+        remove_tree(self.directory(vm_id))
 
     def layers_in_use(self) -> frozenset[str]:
         """Return the layer file names that sandboxes need, now or when they are resumed."""

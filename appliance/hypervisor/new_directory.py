@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from appliance.common.threads import in_thread
+from appliance.common.trees import remove_tree
 from appliance.domain.errors import DiskFull, VmmFailure
 
 _PARTIAL = ".partial"
@@ -40,7 +40,7 @@ async def new_directory(path: Path) -> AsyncIterator[Path]:
 def _begin(partial: Path, path: Path) -> None:
     if path.exists():
         raise VmmFailure(f"{path}: File exists")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_tree(partial)
     partial.mkdir(mode=0o700)
 
 
@@ -53,7 +53,7 @@ def _publish(partial: Path, path: Path) -> None:
 def _discard(partial: Path, path: Path) -> None:
     # Under its own name, too: a caller who gave up while it was published must find the name free again.
     for directory in (partial, path):
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(directory)
 
 
 def _sync(directory: Path) -> None:

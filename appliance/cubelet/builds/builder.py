@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from appliance.clients.guest import GuestClient
+from appliance.common.trees import remove_tree
 from appliance.cubelet.builds.context import environment
 from appliance.cubelet.builds.finalize import FinalizeDeadlines, Finalizer, Startup, startup_of_image, startup_of_steps
 from appliance.cubelet.builds.machine import BuildMachine, BuildMachines
@@ -73,7 +73,8 @@ class Builder:
         beginning = self._stepping.beginning(build, steps, origin) if steps is not None else None
         async with AsyncExitStack() as undo:
             workspace = self._store.workspace(BuildId(request.build_id))
-            undo.callback(_remove_tree, workspace)
+            # A published workspace has been renamed away, and is no longer here.
+            undo.callback(remove_tree, workspace)
             await self._make_disk(beginning.upper if beginning is not None else None, origin, workspace / UPPER)
             config = origin.config
             user, workdir = config.user or None, config.working_dir or None
@@ -148,8 +149,3 @@ class Builder:
         snapshot.device_state.rename(workspace / DEVICE_STATE)
         meta = template.model_copy(update={"machine": snapshot.machine})
         await asyncio.to_thread(self._store.publish, workspace, meta)
-
-
-def _remove_tree(path: Path) -> None:
-    # A published workspace has been renamed away and is no longer here.
-    shutil.rmtree(path, ignore_errors=True)

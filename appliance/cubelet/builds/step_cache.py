@@ -18,6 +18,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from appliance.common.threads import in_thread
+from appliance.common.trees import remove_tree
 from appliance.cubelet.builds.context import StepContext
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.services.template_store import UPPER
@@ -75,7 +76,7 @@ class StepCache:
                 found.append((used, directory.name, _Entry(kept, _allocated(directory / UPPER))))
             except (OSError, ValidationError):
                 # No use as an entry. What cannot be removed now is met again at the next start.
-                shutil.rmtree(directory, ignore_errors=True)
+                remove_tree(directory)
         self._entries = {name: entry for _, name, entry in sorted(found, key=lambda one: one[:2])}
         self._evict()
         self._sweep()
@@ -137,7 +138,7 @@ class StepCache:
     def _sweep(self) -> None:
         # What has such a name is unfinished or doomed. Freeing the blocks of a disk takes a while.
         for directory in self._root.glob(".*"):
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(directory)
 
     def _count(self) -> None:
         self._metrics.kept_steps.set(len(self._entries))
@@ -146,7 +147,7 @@ class StepCache:
 
 def _make_anew(directory: Path) -> None:
     # It is rarely there; where it is and stays, making it fails.
-    shutil.rmtree(directory, ignore_errors=True)
+    remove_tree(directory)
     directory.mkdir(mode=0o700)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import structlog
 
 from appliance.clients.guest import GuestClient, Identity
 from appliance.common.clock import Clock
+from appliance.common.trees import remove_tree
 from appliance.cubelet.runtime import RecordStore, Stage, VmRecord
 from appliance.cubelet.services.booting import Boots
 from appliance.cubelet.services.taps import TapPool
@@ -331,7 +331,7 @@ class Machines:
         return path
 
     def remove_runtime_dir(self, vm_id: VmId) -> None:
-        shutil.rmtree(self._run_dir / vm_id, ignore_errors=True)
+        remove_tree(self._run_dir / vm_id)
 
 
 def meta_of(record: VmRecord) -> TemplateMeta:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ import structlog
 
 from appliance.clients.guest import GuestClient
 from appliance.common.failpoints import reach
+from appliance.common.trees import remove_tree
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import RecordStore
 from appliance.cubelet.services.machines import Machine, Machines, meta_of
@@ -72,7 +72,7 @@ class Snapshots:
         async with AsyncExitStack() as undo:
             workspace = self._templates.workspace(build_id, mode=0o700)
             # A published workspace has been renamed away, and is no longer here.
-            undo.callback(shutil.rmtree, workspace, ignore_errors=True)
+            undo.callback(remove_tree, workspace)
             environment = None if memory else await self._flush(sandbox_id, machine)
             snapshot = await self._copy(sandbox_id, machine, workspace, memory=memory)
             reach("snapshot:resumed")

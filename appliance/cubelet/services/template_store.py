@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
+from appliance.common.trees import remove_tree
 from appliance.cubelet.services.template_meta import BuildKind, TemplateMeta
 from appliance.domain.ids import BuildId, TemplateId
 from appliance.hypervisor.base import Snapshot
@@ -91,7 +92,7 @@ class TemplateStore:
     def workspace(self, build_id: BuildId, *, mode: int = 0o711) -> Path:
         """Return a new directory to build in; only `publish` makes it a template."""
         path = self._root / f".{build_id}"
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
         path.mkdir(mode=mode)
         return path
 

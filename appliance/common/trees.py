@@ -1,0 +1,24 @@
+"""Removal of directories by those who cannot wait for it, nor fail because of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger()
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that can be removed of it; absent ones are success. Blocks.
+
+    What stays is logged with the first error: whoever comes by the same name later meets it again.
+    """
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        if os.path.lexists(path):
+            log.warning("directory_not_removed", path=str(path), error=f"{error.filename}: {error.strerror}")
