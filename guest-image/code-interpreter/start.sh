@@ -5,6 +5,7 @@ set -u
 
 root=$(dirname "$(readlink -f "$0")")
 python=${CODE_INTERPRETER_PYTHON:-$root/venv/bin/python}
+home=${CODE_INTERPRETER_HOME:-/home/user}
 host=${CODE_INTERPRETER_HOST:-0.0.0.0}
 port=${CODE_INTERPRETER_PORT:-49999}
 jupyter_port=${CODE_INTERPRETER_JUPYTER_PORT:-49998} # not 8888, which is for a Jupyter of the user's own
@@ -47,6 +48,11 @@ stop() {
     kill "$jupyter" 2>/dev/null && wait "$jupyter"
     exit 0
 }
+
+# One at a time: the server ends kernels that are not its own. A second one waits until nothing of the first is left,
+# since what it started has the descriptor too.
+exec 9<"$home"
+flock 9
 trap stop TERM INT
 
 make_user_site

@@ -74,6 +74,7 @@ def _make_up(root: Path, wanted: pins.Unpacked) -> None:
         for path in root.glob(pattern):
             path.unlink()
     for link, target in wanted.links.items():
+        (root / link).parent.mkdir(exist_ok=True)
         (root / link).symlink_to(target)
     java_trust.write(root / _AUTHORITIES, root / _JAVA_AUTHORITIES)
 

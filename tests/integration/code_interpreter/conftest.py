@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -62,12 +63,15 @@ def sandbox(interpreter: Interpreter) -> Sandbox:
 
 
 @pytest.fixture(scope="session")
-def image_interpreter(envs_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
-    """The interpreter of the image that is built; the other fixtures run the one of the checkout."""
-    directory = tmp_path_factory.mktemp("image")
-    unpack_image(directory / "root")
-    try:
-        with running_image(directory / "root", directory / "log", envs_url) as running:
-            yield running
-    finally:
-        shutil.rmtree(directory / "root")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The image that is built, unpacked; the other fixtures run what is in the checkout."""
+    root = tmp_path_factory.mktemp("image") / "root"
+    unpack_image(root)
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def image_interpreter(image: Path, envs_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
+    with running_image(image, tmp_path_factory.mktemp("of-image") / "log", envs_url) as running:
+        yield running

@@ -6,7 +6,7 @@ No guest is booted: the layers are unpacked and the image's command runs in them
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +17,11 @@ _LAYERS = Path(__file__).parents[3] / "build" / "layers"
 _RUN = """
 mkdir -p "$1/proc" "$1/dev" "$1/tmp" &&
 mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && mount -t tmpfs tmpfs "$1/tmp" && chmod 1777 "$1/tmp" &&
-exec chroot --userspec=user:user "$1" /opt/code-interpreter/start.sh
+cp -a "$1/home/user" "$1/tmp/home" && mount --bind "$1/tmp/home" "$1/home/user" &&
+root=$1 && shift &&
+exec chroot --userspec=user:user "$root" "$@"
 """
+_COMMAND = ("/opt/code-interpreter/start.sh",)
 
 
 def unpack_image(root: Path) -> None:
@@ -29,8 +32,8 @@ def unpack_image(root: Path) -> None:
 
 
 @contextmanager
-def running_image(root: Path, log: Path, envs_url: str) -> Iterator[Interpreter]:
-    """Run the image's command in namespaces of its own, which end with it."""
+def running_image(root: Path, log: Path, envs_url: str, command: Sequence[str] = _COMMAND) -> Iterator[Interpreter]:
+    """Run a command of the image, its own by default, in namespaces that end with it and with a home of its own."""
     port, jupyter_port = free_port(), free_port()
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -41,7 +44,7 @@ def running_image(root: Path, log: Path, envs_url: str) -> Iterator[Interpreter]
         "CODE_INTERPRETER_JUPYTER_PORT": str(jupyter_port),
         "CODE_INTERPRETER_ENVS_URL": envs_url,
     }
-    argv = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", _RUN, "run", str(root)]
+    argv = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", _RUN, "run", str(root), *command]
     with log.open("wb") as output:
         process = subprocess.Popen(argv, env={**os.environ, **environment}, stdout=output, stderr=output)
         try:
@@ -50,6 +53,7 @@ def running_image(root: Path, log: Path, envs_url: str) -> Iterator[Interpreter]
                 jupyter_url=f"http://127.0.0.2:{jupyter_port}",
                 home=Path("/home/user"),
                 supervisor=process.pid,
+                environment=environment,
             )
             interpreter.wait_until_healthy()
             yield interpreter

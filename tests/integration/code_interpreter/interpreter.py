@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ class Interpreter:
     jupyter_url: str
     home: Path
     supervisor: int  # process id
+    environment: Mapping[str, str]  # of the supervisor
 
     def sandbox(self, access_token: str | None = None) -> Sandbox:
         """Return an unmodified SDK's sandbox whose code interpreter is this one."""
@@ -95,6 +96,7 @@ def running_interpreter(programs: Programs, directory: Path, envs_url: str) -> I
             jupyter_url=f"http://127.0.0.2:{jupyter_port}",
             home=home,
             supervisor=supervisor.pid,
+            environment=environment,
         )
         try:
             interpreter.wait_until_healthy()

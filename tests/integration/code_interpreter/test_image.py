@@ -2,11 +2,13 @@
 
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from e2b.exceptions import TimeoutException
 from e2b_code_interpreter import Execution, Sandbox
 
+from tests.integration.code_interpreter.image import running_image
 from tests.integration.code_interpreter.interpreter import Interpreter
 
 
@@ -189,3 +191,11 @@ def test_servers_killed_by_their_names_come_back(image_interpreter: Interpreter,
         time.sleep(0.1)
     image_interpreter.wait_until_healthy()
     assert {context.language for context in sandbox.list_code_contexts()} >= {"python", "javascript"}
+
+
+def test_the_start_command_of_e2bs_image_starts_it(image: Path, envs_url: str, tmp_path: Path) -> None:
+    command = ("sudo", "--preserve-env", "/root/.jupyter/start-up.sh")
+    with running_image(image, tmp_path / "log", envs_url, command) as running:
+        sandbox = running.sandbox()
+        assert text(sandbox.run_code("import os; os.getcwd(), os.environ['HOME']")) == "('/home/user', '/home/user')"
+        assert stdout(sandbox.run_code("id --user --name", language="bash")) == "user\n"

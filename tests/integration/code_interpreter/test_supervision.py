@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.code_interpreter.interpreter import Interpreter, descendants, running_interpreter
-from tests.integration.code_interpreter.programs import Programs
+from tests.integration.code_interpreter.interpreter import Interpreter, child_process, descendants, running_interpreter
+from tests.integration.code_interpreter.programs import CODE_INTERPRETER, Programs
 
 
 @pytest.fixture
@@ -26,6 +27,16 @@ def wait_until_replaced(interpreter: Interpreter, name: str, killed: int) -> Non
         with suppress(LookupError, FileNotFoundError):
             if interpreter.child(name) != killed:
                 return
+        time.sleep(0.05)
+    raise TimeoutError(name)
+
+
+def wait_for_child(process: int, name: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(LookupError, FileNotFoundError):
+            child_process(process, name)
+            return
         time.sleep(0.05)
     raise TimeoutError(name)
 
@@ -106,3 +117,20 @@ def test_stopping_leaves_no_process(programs: Programs, envs_url: str, tmp_path:
         running.sandbox().run_code("1", language="javascript")
         assert processes_in(running.home)
     assert processes_in(running.home) == []
+
+
+def test_a_second_start_waits_for_the_end_of_the_first(programs: Programs, envs_url: str, tmp_path: Path) -> None:
+    with running_interpreter(programs, tmp_path, envs_url) as first:
+        second = subprocess.Popen([str(CODE_INTERPRETER / "start.sh")], cwd=first.home, env=first.environment)
+        try:
+            wait_for_child(second.pid, "flock")
+            first.sandbox().run_code("kept = 1")
+            assert second.poll() is None
+            assert first.sandbox().run_code("kept").text == "1"
+            os.kill(first.supervisor, signal.SIGTERM)
+            wait_for_child(second.pid, "uvicorn main:app")
+            first.wait_until_healthy()
+            assert first.sandbox().run_code("'kept' in globals()").text == "False"
+        finally:
+            second.terminate()
+            second.wait(30)
