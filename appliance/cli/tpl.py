@@ -16,8 +16,8 @@ from appliance.cli.output import local_time, mebibytes, print_fields, print_json
 from appliance.cli.session import Session
 from appliance.cli.sizes import mib_option
 from appliance.clients.master import MasterClient
-from appliance.contracts.master import BuildStatus, BuildView, NewTemplate, TemplateView
 from appliance.contracts.node import BuildLogEntry, RegistryLogin
+from appliance.contracts.templates import BuildStatus, BuildView, NewTemplate, TemplateView
 from appliance.domain.errors import DeadlineExceeded, Unavailable
 
 app = typer.Typer(no_args_is_help=True, help="Templates: make one from a container image, watch, list, delete.")

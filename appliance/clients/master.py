@@ -14,10 +14,6 @@ from appliance.clients.secrets import SecretsClient
 from appliance.clients.teams import TeamsClient
 from appliance.common.http import InternalClient
 from appliance.contracts.master import (
-    AssignedTags,
-    BuildPage,
-    BuildStart,
-    BuildView,
     Connected,
     CreatedKey,
     Forked,
@@ -33,13 +29,8 @@ from appliance.contracts.master import (
     NewResume,
     NewSandbox,
     NewSnapshot,
-    NewTags,
-    NewTemplate,
-    NewTemplateBuild,
     NewTimeout,
     NodeView,
-    OldTags,
-    RequestedBuild,
     ResolvedKey,
     Route,
     SandboxPage,
@@ -47,14 +38,25 @@ from appliance.contracts.master import (
     SandboxView,
     SnapshotPage,
     SnapshotView,
+)
+from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus, SandboxLogEntry
+from appliance.contracts.teams import NodeDraining
+from appliance.contracts.templates import (
+    AssignedTags,
+    BuildPage,
+    BuildStart,
+    BuildView,
+    NewTags,
+    NewTemplate,
+    NewTemplateBuild,
+    OldTags,
+    RequestedBuild,
     TagView,
     TemplateChange,
     TemplatePage,
     TemplateView,
     Upload,
 )
-from appliance.contracts.node import BuildLogEntry, EndedSandbox, MetricSample, NodeStatus, SandboxLogEntry
-from appliance.contracts.teams import NodeDraining
 
 _KEYS = TypeAdapter(list[KeyView])
 _TEMPLATES = TypeAdapter(list[TemplateView])

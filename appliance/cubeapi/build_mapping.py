@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from appliance.contracts import e2b, master
+from appliance.contracts import e2b, templates
 from appliance.contracts.master import ResolvedKey
 from appliance.contracts.node import RegistryLogin
 from appliance.cubeapi import mapping
@@ -20,10 +20,10 @@ def refuse_other_team(team_id: str | None, key: ResolvedKey) -> None:
         raise InvalidRequest("Team ID param mismatch with the API key")
 
 
-def requested_v3(body: e2b.NewTemplateV3, *, team_id: str) -> master.NewTemplateBuild:
+def requested_v3(body: e2b.NewTemplateV3, *, team_id: str) -> templates.NewTemplateBuild:
     if body.name and body.alias and body.name != body.alias:
         raise InvalidRequest("name and alias are two words for the same: give one")
-    return master.NewTemplateBuild(
+    return templates.NewTemplateBuild(
         team_id=team_id,
         name=body.name or body.alias or "",
         tags=body.tags or (),
@@ -33,11 +33,11 @@ def requested_v3(body: e2b.NewTemplateV3, *, team_id: str) -> master.NewTemplate
     )
 
 
-def requested_v2(body: e2b.NewTemplateV2, *, team_id: str) -> master.NewTemplateBuild:
-    return master.NewTemplateBuild(team_id=team_id, name=body.alias, vcpus=body.cpuCount, memory_mib=body.memoryMB)
+def requested_v2(body: e2b.NewTemplateV2, *, team_id: str) -> templates.NewTemplateBuild:
+    return templates.NewTemplateBuild(team_id=team_id, name=body.alias, vcpus=body.cpuCount, memory_mib=body.memoryMB)
 
 
-def requested_template(requested: master.RequestedBuild) -> e2b.RequestedTemplate:
+def requested_template(requested: templates.RequestedBuild) -> e2b.RequestedTemplate:
     template = requested.template
     return e2b.RequestedTemplate(
         templateID=template.template_id,
@@ -49,20 +49,20 @@ def requested_template(requested: master.RequestedBuild) -> e2b.RequestedTemplat
     )
 
 
-def legacy_template(requested: master.RequestedBuild) -> e2b.Template:
+def legacy_template(requested: templates.RequestedBuild) -> e2b.Template:
     """Return the template with the id of the new build, where else the newest READY one is."""
     return mapping.template(requested.template.model_copy(update={"build_id": requested.build_id}))
 
 
-def build_start(body: e2b.TemplateBuildStart, *, template_id: str, team_id: str) -> master.BuildStart:
-    return master.BuildStart(
+def build_start(body: e2b.TemplateBuildStart, *, template_id: str, team_id: str) -> templates.BuildStart:
+    return templates.BuildStart(
         team_id=team_id,
         template_id=template_id,
         image=body.fromImage or None,
         template=body.fromTemplate or None,
         registry=None if body.fromImageRegistry is None else _login(body.fromImageRegistry),
         steps=tuple(
-            master.NewBuildStep(
+            templates.NewBuildStep(
                 type=step.type, args=step.args or (), files_hash=step.filesHash or None, force=bool(step.force)
             )
             for step in body.steps or ()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from urllib.parse import unquote
 from uuid import UUID
 
-from appliance.contracts import e2b, master
+from appliance.contracts import e2b, master, templates
 from appliance.contracts.node import BuildLogEntry, MetricSample, OnTimeout
 from appliance.domain.errors import InvalidRequest
 
@@ -273,21 +273,21 @@ def metadata_filter(query: str) -> dict[str, str]:
     return pairs
 
 
-def template(view: master.TemplateView) -> e2b.Template:
+def template(view: templates.TemplateView) -> e2b.Template:
     return e2b.Template.model_validate(_template(view))
 
 
-def template_with_builds(view: master.TemplateView, builds: Sequence[master.BuildView]) -> e2b.TemplateWithBuilds:
+def template_with_builds(view: templates.TemplateView, builds: Sequence[templates.BuildView]) -> e2b.TemplateWithBuilds:
     shown = tuple(_template_build(build) for build in builds)
     return e2b.TemplateWithBuilds.model_validate({**_template(view), "builds": shown})
 
 
-def template_names(view: master.TemplateView) -> tuple[str, ...]:
+def template_names(view: templates.TemplateView) -> tuple[str, ...]:
     """Return the full names of a template, with its team's."""
     return tuple(f"{view.team_slug}/{alias}" for alias in view.aliases)
 
 
-def _template(view: master.TemplateView) -> dict[str, object]:
+def _template(view: templates.TemplateView) -> dict[str, object]:
     return {
         "templateID": view.template_id,
         "buildID": view.build_id,
@@ -307,7 +307,7 @@ def _template(view: master.TemplateView) -> dict[str, object]:
     }
 
 
-def _template_build(view: master.BuildView) -> e2b.TemplateBuild:
+def _template_build(view: templates.BuildView) -> e2b.TemplateBuild:
     return e2b.TemplateBuild(
         buildID=view.build_id,
         status=view.status.value,
@@ -329,7 +329,7 @@ def build_id(path: str) -> str:
         raise InvalidRequest("Invalid build id") from error
 
 
-def build_info(view: master.BuildView) -> e2b.TemplateBuildInfo:
+def build_info(view: templates.BuildView) -> e2b.TemplateBuildInfo:
     entries = tuple(build_log_entry(entry) for entry in view.logs)
     reason = None
     if view.reason is not None:

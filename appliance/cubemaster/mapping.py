@@ -8,6 +8,7 @@ from datetime import datetime
 
 from appliance.contracts import master as wire
 from appliance.contracts import node as node_wire
+from appliance.contracts import templates as template_wire
 from appliance.contracts.node import (
     BuildLogEntry,
     BuildRequest,
@@ -166,7 +167,7 @@ def _scopes(key: KeyRecord) -> tuple[str, ...] | None:
     return None if key.scopes is None else tuple(sorted(key.scopes))
 
 
-def build_spec(new: wire.NewTemplate) -> BuildSpec:
+def build_spec(new: template_wire.NewTemplate) -> BuildSpec:
     return BuildSpec(
         image=new.image,
         registry_login=(new.registry.username, new.registry.password) if new.registry else None,
@@ -204,7 +205,7 @@ def _step(step: BuildStep) -> node_wire.BuildStep:
     return node_wire.BuildStep(type=step.type, args=step.args, files_hash=step.files_hash, force=step.force)
 
 
-def build_source(start: wire.BuildStart) -> BuildSource:
+def build_source(start: template_wire.BuildStart) -> BuildSource:
     """Return what a client asks for, each step checked, or raise InvalidRequest."""
     steps = tuple(
         parse_step(number, one.type, one.args, files_hash=one.files_hash, force=one.force)
@@ -224,11 +225,11 @@ def build_source(start: wire.BuildStart) -> BuildSource:
 
 def build_view(
     build: Build, logs: tuple[BuildLogEntry, ...] = (), *, reason_logs: tuple[BuildLogEntry, ...] = ()
-) -> wire.BuildView:
-    return wire.BuildView(
+) -> template_wire.BuildView:
+    return template_wire.BuildView(
         template_id=build.template_id,
         build_id=build.build_id,
-        status=wire.BuildStatus(build.status),
+        status=template_wire.BuildStatus(build.status),
         reason=build.reason,
         step=build.step,
         reason_logs=reason_logs,
@@ -246,9 +247,9 @@ def log_entry(entry: LogEntry) -> BuildLogEntry:
     return BuildLogEntry(timestamp=entry.at, level=entry.level, message=entry.message, step=entry.step)
 
 
-def template_view(record: TemplateRecord) -> wire.TemplateView:
+def template_view(record: TemplateRecord) -> template_wire.TemplateView:
     build = record.build
-    return wire.TemplateView(
+    return template_wire.TemplateView(
         template_id=record.template_id,
         build_id=build.build_id,
         team_id=record.team_id,
@@ -259,7 +260,7 @@ def template_view(record: TemplateRecord) -> wire.TemplateView:
         memory_mib=build.spec.resources.memory_mib,
         disk_size_mib=build.disk_size_mib or build.spec.writable_layer_mib,
         envd_version=build.envd_version or "",
-        status=wire.BuildStatus(build.status),
+        status=template_wire.BuildStatus(build.status),
         reason=build.reason,
         image=build.spec.image,
         nodes=record.nodes,
@@ -283,8 +284,8 @@ def snapshot_view(record: SnapshotRecord) -> wire.SnapshotView:
     )
 
 
-def requested_build(template: TemplateRecord, build: Build) -> wire.RequestedBuild:
-    return wire.RequestedBuild(template=template_view(template), build_id=build.build_id, tags=build.tags)
+def requested_build(template: TemplateRecord, build: Build) -> template_wire.RequestedBuild:
+    return template_wire.RequestedBuild(template=template_view(template), build_id=build.build_id, tags=build.tags)
 
 
 def node_from_status(status: NodeStatus, *, now: datetime) -> Node:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 from appliance.contracts.errors import ErrorBody
 from appliance.contracts.master import (
-    BuildStatus,
     Connected,
     Forked,
     NewConnect,
@@ -24,8 +23,8 @@ from appliance.contracts.master import (
     SandboxView,
     SnapshotPage,
     SnapshotView,
-    TemplateView,
 )
+from appliance.contracts.templates import BuildStatus, TemplateView
 from appliance.domain.errors import Conflict, CubeError, SandboxNotFound, TemplateNotFound, Unauthenticated
 from appliance.domain.ids import new_sandbox_id
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Response
 
 from appliance.clients.master import MasterClient
 from appliance.contracts import e2b
-from appliance.contracts import master as internal
+from appliance.contracts import templates as internal
 from appliance.contracts.master import ResolvedKey
 from appliance.cubeapi.auth import Authenticator
 

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from appliance.contracts.master import BuildPage, BuildView, LogLevel
+from appliance.contracts.master import LogLevel
 from appliance.contracts.node import BuildLogEntry
+from appliance.contracts.templates import BuildPage, BuildView
 from appliance.cubemaster.mapping import aware, build_view, log_entry, page_cursor, page_position
 from appliance.cubemaster.services.templates import TemplateService
 from appliance.domain.errors import BuildNotFound

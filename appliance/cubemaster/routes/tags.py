@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from appliance.contracts.master import AssignedTags, NewTags, OldTags, TagView
+from appliance.contracts.templates import AssignedTags, NewTags, OldTags, TagView
 from appliance.cubemaster.services.tags import TagService
 
 

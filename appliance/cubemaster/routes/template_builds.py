@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from appliance.contracts.master import BuildStart, BuildView, NewTemplateBuild, RequestedBuild
+from appliance.contracts.templates import BuildStart, BuildView, NewTemplateBuild, RequestedBuild
 from appliance.cubemaster.mapping import build_source, build_view, requested_build
 from appliance.cubemaster.services.template_builds import TemplateBuilds
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 from starlette.requests import ClientDisconnect
 
-from appliance.contracts.master import Upload
+from appliance.contracts.templates import Upload
 from appliance.cubemaster.services.template_files import TemplateFiles
 from appliance.domain.errors import InvalidRequest, LengthRequired
 from appliance.domain.upload_leave import UploadLeave

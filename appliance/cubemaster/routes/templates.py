@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from appliance.contracts.master import BuildView, NewTemplate, TemplateChange, TemplatePage, TemplateView
+from appliance.contracts.templates import BuildView, NewTemplate, TemplateChange, TemplatePage, TemplateView
 from appliance.cubemaster.mapping import build_spec, build_view, page_cursor, page_position, template_view
 from appliance.cubemaster.services.templates import TemplateService
 

@@ -18,8 +18,9 @@ from fastapi import FastAPI
 
 from appliance.clients.master import MasterClient
 from appliance.common.http import InternalClient
-from appliance.contracts.master import BuildStatus, NewKey, NewSandbox, NewTemplate, SandboxView
+from appliance.contracts.master import NewKey, NewSandbox, SandboxView
 from appliance.contracts.node import BuildState
+from appliance.contracts.templates import BuildStatus, NewTemplate
 from appliance.cubeapi.app import create_app as create_api
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.cubemaster.app import Secrets, create_app

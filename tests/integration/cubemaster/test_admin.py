@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from appliance.contracts.master import BuildStatus, NewTemplate
 from appliance.contracts.node import HostDisk, HostReport
+from appliance.contracts.templates import BuildStatus, NewTemplate
 from appliance.domain import errors
 from tests.integration.cubemaster.conftest import ADMIN_TOKEN, Appliance, eventually
 

@@ -12,16 +12,9 @@ import pytest
 
 from appliance.clients.master import MasterClient
 from appliance.common.http import InternalClient
-from appliance.contracts.master import (
-    BuildStart,
-    BuildStatus,
-    NewBuildStep,
-    NewKey,
-    NewTemplate,
-    NewTemplateBuild,
-    SandboxState,
-)
+from appliance.contracts.master import NewKey, SandboxState
 from appliance.contracts.node import BuildState, EndReason
+from appliance.contracts.templates import BuildStart, BuildStatus, NewBuildStep, NewTemplate, NewTemplateBuild
 from appliance.cubemaster.app import Secrets, create_app
 from appliance.cubemaster.settings import CubeMasterSettings
 from appliance.domain import errors

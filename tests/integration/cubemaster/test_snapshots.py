@@ -7,7 +7,8 @@ import asyncio
 import httpx
 import pytest
 
-from appliance.contracts.master import NewPause, NewSnapshot, NewTemplate, SandboxState, SandboxView
+from appliance.contracts.master import NewPause, NewSnapshot, SandboxState, SandboxView
+from appliance.contracts.templates import NewTemplate
 from appliance.domain import errors
 from tests.integration.cubemaster.conftest import Appliance, eventually
 

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from appliance.contracts.master import BuildView, NewTemplate, SandboxView
+from appliance.contracts.master import SandboxView
 from appliance.contracts.teams import TeamLimits
+from appliance.contracts.templates import BuildView, NewTemplate
 from appliance.domain import errors
 from tests.integration.cubemaster.conftest import Appliance
 

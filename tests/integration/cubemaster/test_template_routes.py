@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from appliance.contracts.master import NewTemplate
 from appliance.contracts.node import BuildState
+from appliance.contracts.templates import NewTemplate
 from tests.integration.cubemaster.conftest import Appliance, eventually
 
 

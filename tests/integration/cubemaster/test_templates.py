@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.contracts.master import BuildStatus, BuildView, NewTemplate
 from appliance.contracts.node import BuildState, RegistryLogin
+from appliance.contracts.templates import BuildStatus, BuildView, NewTemplate
 from appliance.domain import errors
 from tests.integration.cubemaster.conftest import Appliance, eventually
 

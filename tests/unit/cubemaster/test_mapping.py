@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.contracts import master as wire
+from appliance.contracts import templates as template_wire
 from appliance.contracts.node import RegistryLogin
 from appliance.cubemaster.mapping import aware, build_request, build_spec, cursor_of, position_of, sandbox_view
 from appliance.cubemaster.persistence.sandboxes import Position
@@ -44,7 +45,7 @@ def test_a_view_that_skips_validation_is_one_that_would_pass_it() -> None:
 
 
 def test_a_template_reaches_the_node_as_it_was_asked_for() -> None:
-    new = wire.NewTemplate(
+    new = template_wire.NewTemplate(
         image="registry.example/x:1",
         registry=RegistryLogin(username="u", password="p"),
         vcpus=3,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.contracts import master as wire
+from appliance.contracts import templates as wire
 from appliance.domain.build_steps import BuildStep, StepType
 from appliance.domain.errors import Conflict, InvalidRequest
 from appliance.domain.ids import BuildId, TemplateId
