@@ -164,7 +164,7 @@ class FakeVolumes:
                 below = [one for at, one in entries.items() if at != path and at.startswith(inside)]
                 return JSONResponse([one.stat() for one in below if one.path[len(inside) :].count("/") < depth])
             case "GET", "file" if entry.content is not None:
-                pieces = self._sent(entry.content)
+                pieces = self._sent(entry.content, request)
                 return StreamingResponse(pieces, headers={"Content-Length": str(len(entry.content))})
         return _error(400, "bad_request", f"{path} is no {kind}")
 
@@ -179,15 +179,12 @@ class FakeVolumes:
             raise
         return bytes(content)
 
-    async def _sent(self, content: bytes) -> AsyncIterator[bytes]:
-        done = False
-        try:
-            for begin in range(0, len(content), _PIECE):
-                yield content[begin : begin + _PIECE]
-            done = True
-        finally:
-            if not done:
+    async def _sent(self, content: bytes, request: Request) -> AsyncIterator[bytes]:
+        for begin in range(0, len(content), _PIECE):
+            if await request.is_disconnected():
                 self.cut_off.set()
+                return
+            yield content[begin : begin + _PIECE]
 
 
 def _owner(query: Any) -> dict[str, int]:
