@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 
 from appliance.clients.master import MasterClient
 from appliance.common.http import Answer
@@ -91,7 +91,7 @@ def router(master: MasterClient) -> APIRouter:
     ) -> Relay:
         return relay(request, volume_id, "dir", success=201, path=path, uid=uid, gid=gid, mode=mode, force=force)
 
-    @routes.get("/file", responses={200: _BYTES}, response_class=Relay)
+    @routes.get("/file", responses={200: _BYTES}, response_class=Response)
     async def download(volume_id: str, request: Request, path: Path) -> Relay:
         return relay(request, volume_id, "file", success=200, media_type="application/octet-stream", path=path)
 
