@@ -34,7 +34,7 @@ from tests.support.fake_node import serve_on
 
 EXAMPLES = 5
 """For each operation, once as documented and once broken."""
-LIMIT_S = 50
+LIMIT_S = 150
 CREDENTIALS = frozenset({"authorization", "x-api-key", "x-admin-token", "x-team-id"})
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 

@@ -133,7 +133,7 @@ async def content(api_url: str, volume: VolumeAndToken) -> AsyncIterator[httpx.A
         yield client
 
 
-@pytest.mark.parametrize("version", ["2.63.0"])
+@pytest.mark.parametrize("version", ["2.45.1", "2.63.0"])
 async def test_the_python_sdk(appliance: Appliance, run_program: RunProgram, tmp_path: Path, version: str) -> None:
     await appliance.template("base")
     program = tmp_path / "program.py"
@@ -157,7 +157,7 @@ def _check_python(answer: dict[str, Any]) -> None:
     assert answer["destroyed"] == [True, False]
 
 
-@pytest.mark.parametrize("version", ["2.51.0"])
+@pytest.mark.parametrize("version", ["2.45.0", "2.51.0"])
 async def test_the_javascript_sdk(appliance: Appliance, run_program: RunProgram, tmp_path: Path, version: str) -> None:
     await appliance.template("base")
     modules = await asyncio.to_thread(sdk_modules, f"e2b@{version}")
