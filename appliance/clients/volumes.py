@@ -16,7 +16,7 @@ _VOLUMES = TypeAdapter(list[VolumeView])
 
 
 class VolumesClient:
-    """`create_deadline` bounds what makes something on a node."""
+    """`create_deadline` bounds what makes or deletes something on a node."""
 
     def __init__(self, http: InternalClient, *, deadline: timedelta, create_deadline: timedelta) -> None:
         self._http = http
@@ -36,7 +36,7 @@ class VolumesClient:
         return VolumeAndToken.model_validate(await self._call("GET", f"/v1/volumes/{volume_id}", team_id))
 
     async def delete(self, volume_id: str, *, team_id: str | None = None) -> None:
-        await self._call("DELETE", f"/v1/volumes/{volume_id}", team_id)
+        await self._call("DELETE", f"/v1/volumes/{volume_id}", team_id, deadline=self._create_deadline)
 
     def content(
         self,
@@ -55,6 +55,6 @@ class VolumesClient:
         headers = {**headers, "Authorization": f"Bearer {token}"}
         return self._http.exchange(method, path, idle=idle, params=params, headers=headers, body=body)
 
-    async def _call(self, method: str, path: str, team_id: str | None) -> Any:
+    async def _call(self, method: str, path: str, team_id: str | None, *, deadline: timedelta | None = None) -> Any:
         params = {"team_id": team_id} if team_id is not None else None
-        return await self._http.request(method, path, deadline=self._deadline, params=params)
+        return await self._http.request(method, path, deadline=deadline or self._deadline, params=params)

@@ -28,7 +28,7 @@ class FakeEntry:
     uid: int = 0
     gid: int = 0
     mode: int = 0o644
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    at: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
 
     def stat(self) -> dict[str, Any]:
         at = self.at.isoformat()
