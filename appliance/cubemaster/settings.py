@@ -62,14 +62,14 @@ class QuotaSettings(Settings):
 
 class VolumeSettings(Settings):
     size_mib: int = Field(default=10240, ge=16)
-    """What fits into a volume. Blocks that hold nothing take no room on the node."""
+    """What fits into a volume: what the nodes make their slots for. Blocks that hold nothing take no room there."""
     unknown_grace_s: float = Field(default=3600, gt=0)
     """How long a node may have a volume that no row names, before it is deleted there: so long, an operator who has
     restored an older database may find out."""
     sweep_interval_s: float = Field(default=60, gt=0)
     """How often nodes are asked which volumes they have."""
-    idle_s: float = Field(default=60, gt=0)
-    """How long an upload or download of content may stand still."""
+    idle_s: float = Field(default=150, gt=0)
+    """How long an upload or download of content may stand still. Nodes give up earlier, and say why."""
 
 
 class BuildSettings(Settings):

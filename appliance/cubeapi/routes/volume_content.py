@@ -20,7 +20,7 @@ from appliance.cubeapi.content_errors import PREFIX, checked
 from appliance.domain.errors import InvalidRequest, Unauthenticated
 from appliance.domain.volume import parse_volume_id
 
-_IDLE = timedelta(seconds=75)
+_IDLE = timedelta(seconds=180)
 """Longer than CubeMaster waits, so that its reason arrives."""
 _BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 

@@ -54,5 +54,12 @@ class VolumeReconciler:
         # Read after the node was asked: a row is written before its node hears of the volume.
         known = await self._database.transact(lambda uow: uow.volumes.on_node(node_id))
         for volume_id in sorted(self._unknown.lasting(node_id, there - known, at=self._clock.monotonic())):
-            log.warning("deleting_unknown_volume", node_id=node_id, volume_id=volume_id)
+            await self._remove(node_id, volume_id)
+
+    async def _remove(self, node_id: NodeId, volume_id: VolumeId) -> None:
+        log.warning("deleting_unknown_volume", node_id=node_id, volume_id=volume_id)
+        try:
             await self._volumes.remove_unknown(node_id, volume_id)
+        except CubeError as error:
+            # Such as a sandbox that has it, and is on its way out itself.
+            log.info("unknown_volume_not_deleted", node_id=node_id, volume_id=volume_id, error=error.message)
