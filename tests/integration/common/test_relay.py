@@ -205,6 +205,14 @@ async def test_what_stands_still_ends_with_an_error(source: Source, tmp_path: Pa
         await eventually(lambda: source.left == 2)
 
 
+async def test_a_caller_that_never_reads_on_is_cut_off(source: Source, tmp_path: Path) -> None:
+    async with relayed(tmp_path, source, idle=timedelta(seconds=0.5)) as (http, url), http.get(url("file")) as response:
+        assert response.status == 200
+        await eventually(lambda: source.left == 1)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
+
 async def test_nothing_is_sent_to_who_refuses_it(source: Source, tmp_path: Path) -> None:
     upload = Upload()
     async with (

@@ -17,9 +17,11 @@ from fastapi.responses import JSONResponse
 
 from appliance.contracts.master import NewPause
 from appliance.contracts.volumes import NewVolume, VolumeAndToken, VolumeMount
+from appliance.cubemaster.services import volume_content
 from appliance.cubemaster.settings import CubeMasterSettings
 from appliance.domain import errors
 from tests.integration.cubemaster.conftest import Appliance, RunProgram
+from tests.integration.cubemaster.conftest import eventually as until
 from tests.support.sdk_node import sdk_modules
 from tests.support.sdk_venv import sdk_python
 from tests.support.waiting import eventually
@@ -318,6 +320,25 @@ async def test_an_upload_that_stands_still_is_ended(appliance: Appliance, conten
     ):
         assert (answer.status, (await answer.json())["code"]) == (503, "unavailable")
     await asyncio.wait_for(appliance.node.volumes.cut_off.wait(), 30)
+
+
+async def test_calls_of_a_team_at_one_time_are_limited(
+    content: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await content.put("/file", params={"path": "/big"}, content=bytes(SIZE))
+    monkeypatch.setattr(volume_content, "_AT_ONCE", 1)
+    root = {"path": "/"}
+    # More than all buffers on the way hold: it goes on as long as it is not read.
+    async with content.stream("GET", "/file", params={"path": "/big"}) as response:
+        assert response.status_code == 200
+        refused = await content.get("/path", params=root)
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+        assert refused.headers["Retry-After"] == "1"
+
+    async def answered() -> bool:
+        return (await content.get("/path", params=root)).status_code == 200
+
+    await until(answered, within_s=30)
 
 
 async def test_a_node_that_is_away_is_said_so(appliance: Appliance, content: httpx.AsyncClient) -> None:
