@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import appliance
-from appliance.cli import key, node, sandbox, snapshot, team, tpl
+from appliance.cli import key, node, sandbox, snapshot, team, tpl, volume
 from appliance.cli.exits import HELP
 from appliance.cli.session import Session
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(tpl.app, name="tpl")
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(volume.app, name="volume")
 app.add_typer(node.app, name="node")
 app.add_typer(key.app, name="key")
 app.add_typer(team.app, name="team")

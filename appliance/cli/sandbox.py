@@ -79,6 +79,7 @@ def info(ctx: typer.Context, sandbox_id: Annotated[str, typer.Argument()]) -> No
             ("cpu", str(one.vcpus)),
             ("memory", mebibytes(one.memory_mib)),
             ("disk", mebibytes(one.disk_size_mib)),
+            ("volumes", ", ".join(f"{mount.name} at {mount.path}" for mount in one.volumes) or None),
             ("internet", "allowed" if one.allow_internet else "denied"),
             ("guest agent", one.envd_version),
             ("metadata", ", ".join(f"{key}={value}" for key, value in one.metadata.items()) or None),

@@ -41,7 +41,7 @@ def list_all(ctx: typer.Context) -> None:
         return
     print_table(
         session,
-        ("TEAM", "ID", "SANDBOXES", "VCPUS", "MEMORY", "DISK", "BUILDS", "CREATED"),
+        ("TEAM", "ID", "SANDBOXES", "VCPUS", "MEMORY", "DISK", "BUILDS", "VOLUMES", "CREATED"),
         [(one.slug, one.team_id, *_standing(one), local_time(one.created_at)) for one in teams],
         empty="No teams. Make one with `cubemastercli team create NAME`.",
     )
@@ -62,8 +62,11 @@ def set_quota(
     sandboxes: Annotated[str | None, typer.Option(metavar="N", help="That run or start at one time.")] = None,
     vcpus: Annotated[str | None, typer.Option(metavar="N", help="Of running sandboxes.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Of running sandboxes.")] = None,
-    disk: Annotated[str | None, typer.Option(metavar="SIZE", help="Of all sandboxes, paused ones too.")] = None,
+    disk: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Of all sandboxes, paused ones too, and volumes.")
+    ] = None,
     builds: Annotated[str | None, typer.Option(metavar="N", help="Template builds at one time.")] = None,
+    volumes: Annotated[str | None, typer.Option(metavar="N", help="That there are.")] = None,
 ) -> None:
     """Change limits of a team: a figure, `none` for no limit, or `default`. What is not named stays."""
     session: Session = ctx.obj
@@ -73,6 +76,7 @@ def set_quota(
         "memory_mib": (memory, parse_mib),
         "disk_mib": (disk, parse_mib),
         "builds": (builds, _whole),
+        "volumes": (volumes, _whole),
     }
     try:
         changes = {name: _limit(text, parse) for name, (text, parse) in given.items() if text is not None}
@@ -107,7 +111,7 @@ def _show(session: Session, team: TeamView) -> None:
     if session.as_json:
         print_json(session, team)
         return
-    sandboxes, vcpus, memory, disk, builds = _standing(team)
+    sandboxes, vcpus, memory, disk, builds, volumes = _standing(team)
     own = ", ".join(name for name, value in team.own_limits.model_dump().items() if value is not None)
     print_fields(
         session,
@@ -119,13 +123,14 @@ def _show(session: Session, team: TeamView) -> None:
             ("memory", memory),
             ("disk", disk),
             ("builds", builds),
+            ("volumes", volumes),
             ("own limits", own or "none, all are the defaults"),
             ("created", local_time(team.created_at)),
         ],
     )
 
 
-def _standing(team: TeamView) -> tuple[str, str, str, str, str]:
+def _standing(team: TeamView) -> tuple[str, str, str, str, str, str]:
     """Return what the team has of what it may have."""
     used, limits = team.usage, team.limits
     return (
@@ -134,6 +139,7 @@ def _standing(team: TeamView) -> tuple[str, str, str, str, str]:
         _of(used.memory_mib, limits.memory_mib, mebibytes),
         _of(used.disk_mib, limits.disk_mib, mebibytes),
         _of(used.builds, limits.builds),
+        _of(used.volumes, limits.volumes),
     )
 
 

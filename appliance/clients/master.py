@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from appliance.clients.secrets import SecretsClient
 from appliance.clients.teams import TeamsClient
+from appliance.clients.volumes import VolumesClient
 from appliance.common.http import InternalClient
 from appliance.contracts.master import (
     Connected,
@@ -90,6 +91,7 @@ class MasterClient:
         self._deadline = deadline
         self.teams = TeamsClient(http, deadline=deadline)
         self.secrets = SecretsClient(http, deadline=deadline)
+        self.volumes = VolumesClient(http, deadline=deadline, create_deadline=create_deadline)
         self._create_deadline = create_deadline
         self._save_deadline = save_deadline
         self._files_deadline = files_deadline

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from appliance.clients.node_volumes import NodeVolumesClient
 from appliance.common.http import InternalClient
 from appliance.contracts.node import (
     AccessToken,
@@ -49,6 +50,7 @@ class NodeClient:
     ) -> None:
         self._http = http
         self._deadline = deadline
+        self.volumes = NodeVolumesClient(http, deadline=deadline, create_deadline=create_deadline)
         self._create_deadline = create_deadline
         self._save_deadline = save_deadline
 

@@ -53,6 +53,11 @@ class NetworkUpdate(Egress):
     allow_internet_access: bool | None = None
 
 
+class VolumeMount(_Request):
+    name: str
+    path: str
+
+
 class NewSandbox(_Request):
     """`POST /sandboxes` and `POST /v2/sandboxes`; the two differ in the default of `timeout` and in `secure`."""
 
@@ -68,7 +73,7 @@ class NewSandbox(_Request):
     envVars: dict[str, str] | None = Field(default=None, repr=False)
     mcp: dict[str, Any] | None = Field(default=None, repr=False)
     iam: dict[str, Any] | None = None
-    volumeMounts: list[dict[str, Any]] | None = None
+    volumeMounts: tuple[VolumeMount, ...] | None = None
 
 
 class Timeout(_Request):
@@ -134,6 +139,7 @@ class ListedSandbox(_Answer):
     state: Literal["running", "paused"]
     envdVersion: str
     metadata: dict[str, str] | None = None
+    volumeMounts: tuple[VolumeMount, ...] | None = None
 
 
 class Lifecycle(_Answer):

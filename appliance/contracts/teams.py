@@ -28,6 +28,7 @@ class TeamLimits(_Wire):
     memory_mib: int | None = Field(default=None, ge=0, le=_MAX_LIMIT)
     disk_mib: int | None = Field(default=None, ge=0, le=_MAX_LIMIT)
     builds: int | None = Field(default=None, ge=0, le=_MAX_LIMIT)
+    volumes: int | None = Field(default=None, ge=0, le=_MAX_LIMIT)
 
 
 class TeamUsage(_Wire):
@@ -38,6 +39,7 @@ class TeamUsage(_Wire):
     memory_mib: int
     disk_mib: int
     builds: int
+    volumes: int
 
 
 class TeamView(_Wire):

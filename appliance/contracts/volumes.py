@@ -1,7 +1,7 @@
 """Volumes of teams between CubeMaster and CubeAPI: part of the interface that `contracts/master.py` lists.
 
 POST   /v1/volumes                         201 VolumeAndToken     NewVolume; Conflict where the name is taken
-GET    /v1/volumes?team_id=                200 [VolumeView]
+GET    /v1/volumes?team_id=                200 [VolumeView]       without a team: every team's
 GET    /v1/volumes/{volume_id}?team_id=    200 VolumeAndToken     VolumeNotFound
 DELETE /v1/volumes/{volume_id}?team_id=    204                    VolumeNotFound, VolumeInUse
 *      /v1/volumes/{volume_id}/content/{kind}?path=...            with `Authorization: Bearer <its token>`, else
@@ -9,6 +9,8 @@ DELETE /v1/volumes/{volume_id}?team_id=    204                    VolumeNotFound
 """
 
 from __future__ import annotations
+
+from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +28,11 @@ class VolumeView(_Wire):
     volume_id: str
     team_id: str
     name: str
+    node_id: str
+    size_mib: int
+    created_at: datetime
+    sandbox_id: str | None = None
+    """Which sandbox has it."""
 
 
 class VolumeAndToken(VolumeView):

@@ -14,6 +14,7 @@ from appliance.clients.master import MasterClient
 from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import InternalClient, install_error_handlers
 from appliance.cubeapi.auth import Authenticator
+from appliance.cubeapi.content_errors import body_of
 from appliance.cubeapi.failures import FailureLimit
 from appliance.cubeapi.openapi import describe
 from appliance.cubeapi.routes import (
@@ -26,6 +27,8 @@ from appliance.cubeapi.routes import (
     secrets,
     teams,
     templates,
+    volume_content,
+    volumes,
 )
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain import errors
@@ -71,7 +74,7 @@ def create_app(settings: CubeApiSettings, *, admin_token: str | None = None, clo
         redoc_url=None,
         redirect_slashes=False,
     )
-    install_error_handlers(app, code_of=public_code)
+    install_error_handlers(app, code_of=public_code, body_of=body_of)
     describe(app)
     app.add_middleware(
         CORSMiddleware,
@@ -93,6 +96,8 @@ def create_app(settings: CubeApiSettings, *, admin_token: str | None = None, clo
     app.include_router(api_keys.router(master, authenticate, clock))
     app.include_router(teams.router(master, authenticate))
     app.include_router(secrets.router(master, authenticate))
+    app.include_router(volume_content.router(master))
+    app.include_router(volumes.router(master, authenticate))
     app.include_router(access_tokens.router(authenticate))
     app.include_router(nodes.router(master, authenticate))
     app.include_router(admin.router(master, authenticate, clock))

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from appliance.contracts import e2b, master, templates
 from appliance.contracts.node import BuildLogEntry, MetricSample, OnTimeout
+from appliance.contracts.volumes import VolumeMount
 from appliance.domain.errors import InvalidRequest
 
 _SECONDS_PER_HOUR = 3600
@@ -85,6 +86,7 @@ def new_sandbox(
         auto_resume=_auto_resume(body),
         allow_public_traffic=network.allowPublicTraffic,
         mask_request_host=network.maskRequestHost,
+        volumes=tuple(VolumeMount(name=one.name, path=one.path) for one in body.volumeMounts or ()),
         idempotency_key=idempotency_key,
     )
 
@@ -126,7 +128,6 @@ def refuse_unserved(body: e2b.NewSandbox) -> None:
             "network.httpsPorts": bool(network.httpsPorts),
             "mcp": body.mcp is not None,
             "iam": bool(body.iam and body.iam.get("tokens")),
-            "volumeMounts": bool(body.volumeMounts),
         }
     )
 
@@ -222,6 +223,7 @@ def _listed(view: master.SandboxView) -> dict[str, object]:
         "state": "paused" if _is_paused(view) else "running",
         "envdVersion": view.envd_version,
         "metadata": view.metadata,
+        "volumeMounts": tuple(e2b.VolumeMount(name=one.name, path=one.path) for one in view.volumes) or None,
     }
 
 

@@ -10,9 +10,12 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from appliance.contracts.e2b_volumes import ContentError
 from appliance.contracts.errors import ErrorBody
+from appliance.cubeapi.content_errors import PREFIX
 
 _ERROR_REF = {"$ref": "#/components/schemas/ErrorBody"}
+_CONTENT_ERROR_REF = {"$ref": "#/components/schemas/ContentError"}
 _MEANINGS = {
     "400": "The request breaks a rule of the interface",
     "401": "No credentials, or credentials that are not valid",
@@ -34,6 +37,7 @@ _SECURITY_SCHEMES = {
     "ApiKeyAuth": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "BearerAuth": {"type": "http", "scheme": "bearer", "description": "The same API key as a Bearer token."},
     "AdminTokenAuth": {"type": "apiKey", "in": "header", "name": "X-Admin-Token"},
+    "VolumeToken": {"type": "http", "scheme": "bearer", "description": "The token of one volume."},
     "AdminTeamAuth": {"type": "apiKey", "in": "header", "name": "X-Team-ID"},
 }
 _OF_TEAMS: list[dict[str, list[str]]] = [
@@ -60,6 +64,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for theirs in ("HTTPValidationError", "ValidationError"):
         schemas.pop(theirs, None)
     schemas["ErrorBody"] = ErrorBody.model_json_schema()
+    schemas["ContentError"] = ContentError.model_json_schema()
     made["components"]["securitySchemes"] = _SECURITY_SCHEMES
     for path, operations in made["paths"].items():
         for method, operation in operations.items():
@@ -76,10 +81,17 @@ def _tell(path: str, method: str, operation: dict[str, Any]) -> None:
             del answer["content"]
     if path in _OPEN:
         return
-    operation["security"] = [{"AdminTokenAuth": []}] if path.startswith(_OPERATOR) else _OF_TEAMS
+    operation["security"] = _security(path)
+    error = _CONTENT_ERROR_REF if path.startswith(PREFIX) else _ERROR_REF
     names_something = "{" in path or method != "get"
     is_upload = method == "put" and path.endswith("/files/{files_hash}")
     for status in (*_ALWAYS, *(_OF_CHANGES if names_something else ()), *(_OF_UPLOADS if is_upload else ())):
         responses.setdefault(
-            status, {"description": _MEANINGS[status], "content": {"application/json": {"schema": _ERROR_REF}}}
+            status, {"description": _MEANINGS[status], "content": {"application/json": {"schema": error}}}
         )
+
+
+def _security(path: str) -> list[dict[str, list[str]]]:
+    if path.startswith(_OPERATOR):
+        return [{"AdminTokenAuth": []}]
+    return [{"VolumeToken": []}] if path.startswith(PREFIX) else _OF_TEAMS

@@ -15,6 +15,7 @@ from appliance.common.clock import Clock, SystemClock
 from appliance.common.http import install_error_handlers
 from appliance.common.supervisor import Supervisor
 from appliance.cubemaster.building import Building
+from appliance.cubemaster.keeping import Keeping
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.database import Database, database_url, make_engine
 from appliance.cubemaster.reconcilers.availability import while_available
@@ -171,6 +172,15 @@ def create_app(
         seed=secrets.envd_seed,
     )
     key_uses = KeyUses(database)
+    keeping = Keeping(
+        settings.volumes,
+        database=database,
+        nodes=nodes,
+        quota=quota,
+        clock=clock,
+        create_limit=create_deadline + _CALL_MARGIN,
+        seed=secrets.envd_seed,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -186,6 +196,7 @@ def create_app(
                 background.every(_UNFINISHED_INTERVAL, while_available(captures.step), name="unfinished captures")
                 await building.start(background)
                 background.every(_KEY_USES_INTERVAL, while_available(key_uses.step), name="uses of keys")
+                keeping.start(background)
                 yield
         finally:
             await nodes.close()
@@ -212,6 +223,7 @@ def create_app(
     ):
         app.include_router(router)
     building.add_routes(app)
+    keeping.add_routes(app)
     return app
 
 
@@ -222,4 +234,5 @@ def _default_limits(quotas: QuotaSettings) -> Limits:
         memory_mib=quotas.memory_mib or None,
         disk_mib=quotas.disk_mib or None,
         builds=quotas.concurrent_builds or None,
+        volumes=quotas.volumes or None,
     )

@@ -21,6 +21,7 @@ from appliance.contracts.node import (
     OnTimeout,
     RegistryLogin,
 )
+from appliance.contracts.volumes import VolumeMount
 from appliance.cubemaster.persistence.builds import LogEntry
 from appliance.cubemaster.persistence.keys import KeyRecord
 from appliance.cubemaster.persistence.nodes import NodeActivity, NodeUsage
@@ -58,6 +59,7 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None, traffic_token: s
         deny_out=sandbox.network.deny_out,
         allow_public_traffic=sandbox.network.allow_public_traffic,
         mask_request_host=sandbox.network.mask_request_host,
+        volumes=tuple(VolumeMount(name=one.name, path=one.path) for one in sandbox.volumes),
         on_timeout=OnTimeout(sandbox.on_timeout),
         auto_resume=sandbox.auto_resume,
         paused_at=sandbox.paused_at,

@@ -54,9 +54,22 @@ class QuotaSettings(Settings):
     vcpus: int = Field(default=0, ge=0)
     memory_mib: int = Field(default=0, ge=0)
     disk_mib: int = Field(default=0, ge=0)
-    """Of all its sandboxes, paused ones included."""
+    """Of all its sandboxes, paused ones included, and of its volumes."""
     concurrent_builds: int = Field(default=20, ge=0)
     """Template builds that were started and have not ended."""
+    volumes: int = Field(default=20, ge=0)
+
+
+class VolumeSettings(Settings):
+    size_mib: int = Field(default=10240, ge=16)
+    """What fits into a volume: what the nodes make their slots for. Blocks that hold nothing take no room there."""
+    unknown_grace_s: float = Field(default=3600, gt=0)
+    """How long a node may have a volume that no row names, before it is deleted there: so long, an operator who has
+    restored an older database may find out."""
+    sweep_interval_s: float = Field(default=60, gt=0)
+    """How often nodes are asked which volumes they have."""
+    idle_s: float = Field(default=150, gt=0)
+    """How long an upload or download of content may stand still. Nodes give up earlier, and say why."""
 
 
 class BuildSettings(Settings):
@@ -96,6 +109,8 @@ class FileSettings(Settings):
 class CubeMasterSettings(Settings):
     socket: Path = Path("/run/cube/cube-master/api.sock")
     data_dir: Path = Path("/var/lib/cube/cube-master")
+    failpoints: Path | None = None
+    """File by which a test makes this process fail at a given step. For tests alone."""
     log_level: str = "info"
     route_check_interval_s: float = Field(default=0.5, gt=0)
     """How often Redis is asked whether it still has the routes."""
@@ -105,3 +120,4 @@ class CubeMasterSettings(Settings):
     quotas: QuotaSettings = QuotaSettings()
     builds: BuildSettings = BuildSettings()
     files: FileSettings = FileSettings()
+    volumes: VolumeSettings = VolumeSettings()

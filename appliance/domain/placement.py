@@ -6,7 +6,7 @@ checks capacity again, in the transaction that takes it; if it fails, the next n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from appliance.domain.errors import NoCapacity
@@ -60,3 +60,22 @@ def rank(request: Resources, *, disk_mib: int, candidates: Sequence[Candidate]) 
             f" and {disk_mib} MiB of disk free; kill sandboxes or add a node"
         )
     return sorted(fitting, key=lambda one: (one.pooled == 0, one.load_after(request), one.node_id))
+
+
+def only(node_id: NodeId, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Return the candidate that has the sandbox's volumes, or raise NoCapacity: nowhere else can it have them."""
+    found = [one for one in candidates if one.node_id == node_id]
+    if not found:
+        raise NoCapacity(
+            f"node '{node_id}', which has the volumes, takes no sandboxes now or does not hold this template; "
+            "see `cubemastercli node list`"
+        )
+    return found
+
+
+def roomiest(disk_mib: int, free_mib: Mapping[NodeId, int]) -> NodeId:
+    """Return the node with the most free disk, out of those that have `disk_mib`, or raise NoCapacity."""
+    fitting = {node: free for node, free in free_mib.items() if free >= disk_mib}
+    if not fitting:
+        raise NoCapacity(f"none of {len(free_mib)} ready nodes has {disk_mib} MiB of disk free; add a node, or a disk")
+    return min(fitting, key=lambda node: (-fitting[node], node))

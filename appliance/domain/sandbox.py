@@ -17,6 +17,7 @@ from appliance.domain.errors import Conflict, SandboxNotFound, SandboxTransition
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
 from appliance.domain.network import SandboxNetwork
 from appliance.domain.placement import Resources
+from appliance.domain.volume import Mount
 
 
 class SandboxState(StrEnum):
@@ -128,6 +129,8 @@ class Sandbox:
     end_at: datetime
     metadata: Mapping[str, str] = field(default_factory=dict)
     network: SandboxNetwork = field(default_factory=SandboxNetwork)
+    volumes: tuple[Mount, ...] = ()
+    """What it was made with. It has them until it ends."""
     on_timeout: OnTimeout = OnTimeout.KILL
     auto_resume: bool = False
     """Whether traffic wakes it from a pause."""
@@ -171,7 +174,17 @@ class Sandbox:
         return replace(self._from_running(SandboxState.PAUSING, "paused"), changing_since=at)
 
     def snapshotting(self, *, at: datetime, what: str = "snapshotted") -> Sandbox:
+        self.check_copyable(what)
         return replace(self._from_running(SandboxState.SNAPSHOTTING, what), changing_since=at)
+
+    def check_copyable(self, what: str) -> None:
+        """Raise Conflict where it has volumes: two sandboxes would write to one disk."""
+        if self.volumes:
+            names = ", ".join(f"'{one.name}'" for one in self.volumes)
+            raise Conflict(
+                f"Sandbox '{self.sandbox_id}' cannot be {what}: it has the volumes {names}, and a volume belongs to"
+                " one sandbox alone; use one without volumes"
+            )
 
     def resuming(self, timeout: timedelta, *, at: datetime, on_timeout: OnTimeout | None = None) -> Sandbox:
         """Return it on its way back, to end `timeout` from now."""

@@ -30,9 +30,10 @@ class Limits:
     memory_mib: int | None = None
     """Of those."""
     disk_mib: int | None = None
-    """Of all sandboxes, paused ones included."""
+    """Of all sandboxes, paused ones included, and of volumes."""
     builds: int | None = None
     """Template builds that were started and have not ended."""
+    volumes: int | None = None
 
     def or_default(self, defaults: Limits) -> Limits:
         """Return what holds: the team's own, else the default. 0 stands for no limit."""
@@ -52,6 +53,7 @@ class Usage:
     memory_mib: int | None
     disk_mib: int | None
     builds: int | None
+    volumes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,9 @@ _WORDS = {
     "sandboxes": "{limit} concurrent sandboxes",
     "vcpus": "{limit} vCPUs in running sandboxes",
     "memory_mib": "{limit} MiB of memory in running sandboxes",
-    "disk_mib": "{limit} MiB of disk in sandboxes, paused ones included",
+    "disk_mib": "{limit} MiB of disk in sandboxes, paused ones included, and volumes",
     "builds": "{limit} template builds at one time",
+    "volumes": "{limit} volumes",
 }
 
 

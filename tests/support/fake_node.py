@@ -42,6 +42,7 @@ from appliance.contracts.node import (
 from appliance.cubelet.log_store import LogQuery
 from appliance.domain.errors import BuildNotFound, Conflict, CubeError, SandboxNotFound
 from appliance.domain.template import levels_from
+from tests.support.fake_volumes import FakeVolumes
 
 
 @dataclass
@@ -93,7 +94,11 @@ class FakeNode:
     """Says nothing of builds until it is set."""
     stalled: int = 0
     addresses: int = 0
+    volumes: FakeVolumes = field(init=False)
     _working: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.volumes = FakeVolumes(self._holder)
 
     def status(self) -> NodeStatus:
         """Return what its next heartbeat says."""
@@ -120,6 +125,12 @@ class FakeNode:
         if sandbox_id not in self.sandboxes:
             raise SandboxNotFound(sandbox_id)
         return self.sandboxes[sandbox_id]
+
+    def _holder(self, volume_id: str) -> NodeSandbox | None:
+        for sandbox_id, new in self.requests.items():
+            if sandbox_id in self.sandboxes and volume_id in {mount.volume_id for mount in new.volumes}:
+                return self.sandboxes[sandbox_id]
+        return None
 
     def pause(self, sandbox_id: str, *, memory: bool = True) -> None:
         """Pause it, as the node does by itself when its time is up."""
@@ -187,11 +198,13 @@ class FakeNode:
     def app(self) -> FastAPI:
         app = FastAPI()
         install_error_handlers(app)
+        app.include_router(self.volumes.router())
 
         @app.put("/v1/sandboxes/{sandbox_id}")
         async def create(sandbox_id: str, new: CreateSandbox) -> NodeSandbox:
             if self.fail_create:
                 raise self.fail_create
+            self.volumes.take(new.volumes, sandbox_id)
             self.requests[sandbox_id] = new
             made = self.sandboxes.setdefault(
                 sandbox_id,

@@ -128,6 +128,15 @@ class NodeRepository:
         rows = self._connection.execute(select(nodes).where(nodes.c.state == NodeState.READY).order_by(nodes.c.node_id))
         return [_node(row) for row in rows]
 
+    def disk_free_mib(self) -> Mapping[NodeId, int]:
+        """Return the free disk of each ready node that may get something new."""
+        rows = self._connection.execute(
+            select(nodes.c.node_id, nodes.c.disk_free_mib).where(
+                nodes.c.state == NodeState.READY, nodes.c.draining.is_(False)
+            )
+        )
+        return {NodeId(node_id): free for node_id, free in rows}
+
     def heartbeat_counters(self) -> Mapping[NodeId, int]:
         """Return how many heartbeats each node that is not lost has sent."""
         rows = self._connection.execute(

@@ -11,10 +11,11 @@ from sqlalchemy import JSON, ColumnElement, Connection, Row, and_, bindparam, fu
 from sqlalchemy.exc import IntegrityError
 
 from appliance.cubemaster.persistence.tables import sandboxes
-from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
+from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId, VolumeId
 from appliance.domain.network import SandboxNetwork
 from appliance.domain.placement import Resources
 from appliance.domain.sandbox import AWAKE, CONCURRENT, LIVE, End, EndReason, OnTimeout, Sandbox, SandboxState
+from appliance.domain.volume import Mount
 
 _DUPLICATE_KEY = 1062
 
@@ -65,6 +66,7 @@ class SandboxRepository:
                     "secure": sandbox.secure,
                     "metadata": dict(sandbox.metadata),
                     "network": asdict(sandbox.network),
+                    "volumes": [asdict(one) for one in sandbox.volumes],
                     "on_timeout": sandbox.on_timeout,
                     "auto_resume": sandbox.auto_resume,
                     "generation": sandbox.generation,
@@ -225,6 +227,7 @@ def _sandbox(row: Row[tuple[object, ...]]) -> Sandbox:
         end_at=row.end_at,
         metadata=row.metadata,
         network=_network(row.network),
+        volumes=tuple(Mount(VolumeId(one["volume_id"]), one["name"], one["path"]) for one in row.volumes),
         on_timeout=OnTimeout(row.on_timeout),
         auto_resume=row.auto_resume,
         generation=row.generation,

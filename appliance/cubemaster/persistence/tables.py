@@ -62,6 +62,7 @@ teams = Table(
     Column("max_memory_mib", BigInteger),
     Column("max_disk_mib", BigInteger),
     Column("max_builds", Integer),
+    Column("max_volumes", Integer),
 )
 
 api_keys = Table(
@@ -236,6 +237,8 @@ sandboxes = Table(
     Column("metadata", JSON, nullable=False),
     # A `SandboxNetwork`; what is absent has its default.
     Column("network", JSON, nullable=False),
+    # Each `Mount` it was made with; who has a volume now is in `volume_attachments`.
+    Column("volumes", JSON, nullable=False),
     Column("on_timeout", _word(), nullable=False),
     Column("auto_resume", Boolean, nullable=False),
     Column("generation", Integer, nullable=False),
@@ -294,4 +297,29 @@ secret_versions = Table(
     # Nonce and ciphertext of AES-GCM: see services/sealing.py.
     Column("sealed", MEDIUMBLOB, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+)
+
+volumes = Table(
+    "volumes",
+    metadata,
+    Column("volume_id", _id(), primary_key=True),
+    Column("team_id", _id(), ForeignKey("teams.team_id"), nullable=False),
+    # NULL once it is being deleted: the name is free for another one.
+    Column("name", _id(128)),
+    # Where it lies, for good. No foreign key, as in `sandboxes`.
+    Column("node_id", _id(64), nullable=False),
+    Column("state", _word(), nullable=False),
+    Column("size_mib", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("team_id", "name", name="uq_volumes_name"),
+    Index("ix_volumes_node", "node_id"),
+    Index("ix_volumes_state", "state", "created_at"),
+)
+
+# Which sandbox has which volume, from its create until it ends. The key is the rule: one at a time.
+volume_attachments = Table(
+    "volume_attachments",
+    metadata,
+    Column("volume_id", _id(), ForeignKey("volumes.volume_id"), primary_key=True),
+    Column("sandbox_id", _id(), ForeignKey("sandboxes.sandbox_id"), nullable=False),
 )

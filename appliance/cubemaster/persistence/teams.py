@@ -23,12 +23,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from appliance.cubemaster.persistence.tables import builds, sandboxes, teams, templates
+from appliance.cubemaster.persistence.tables import builds, sandboxes, teams, templates, volumes
 from appliance.domain.errors import Conflict
 from appliance.domain.ids import BuildId, SandboxId, TeamId
 from appliance.domain.sandbox import CONCURRENT, LIVE, SandboxState
 from appliance.domain.team import Limits, Team, Usage
 from appliance.domain.template import BuildStatus
+from appliance.domain.volume import VolumeState
 
 _LIMIT_COLUMNS = {
     "sandboxes": teams.c.max_sandboxes,
@@ -36,6 +37,7 @@ _LIMIT_COLUMNS = {
     "memory_mib": teams.c.max_memory_mib,
     "disk_mib": teams.c.max_disk_mib,
     "builds": teams.c.max_builds,
+    "volumes": teams.c.max_volumes,
 }
 _UNFINISHED = (BuildStatus.WAITING, BuildStatus.BUILDING)
 
@@ -78,6 +80,10 @@ class TeamRepository:
     def standing_of_builds(self, team_id: TeamId, defaults: Limits) -> tuple[Limits, Usage]:
         """Return the same of its builds."""
         return self._standing(_STANDING_OF_BUILDS, _BUILD_LIMITS, team_id, defaults)
+
+    def standing_of_volumes(self, team_id: TeamId, defaults: Limits) -> tuple[Limits, Usage]:
+        """Return the same of its volumes."""
+        return self._standing(_STANDING_OF_VOLUMES, _VOLUME_LIMITS, team_id, defaults)
 
     def usage(self, team_id: TeamId) -> Usage:
         """Return all that a team has."""
@@ -123,11 +129,20 @@ def _of_sandboxes(what: ColumnElement[Any], states: frozenset[Any]) -> ScalarSel
     )
 
 
-_USED: Mapping[str, ScalarSelect[Any]] = {
+def _of_volumes(what: ColumnElement[Any]) -> ScalarSelect[Any]:
+    return (
+        select(func.coalesce(what, 0))
+        # How long one is on its way out is not the team's doing.
+        .where(volumes.c.team_id == bindparam("team"), volumes.c.state != VolumeState.DELETING)
+        .scalar_subquery()
+    )
+
+
+_USED: Mapping[str, ColumnElement[Any]] = {
     "sandboxes": _of_sandboxes(func.count(), CONCURRENT),
     "vcpus": _of_sandboxes(func.sum(sandboxes.c.vcpus), CONCURRENT),
     "memory_mib": _of_sandboxes(func.sum(sandboxes.c.memory_mib), CONCURRENT),
-    "disk_mib": _of_sandboxes(func.sum(sandboxes.c.disk_size_mib), LIVE),
+    "disk_mib": _of_sandboxes(func.sum(sandboxes.c.disk_size_mib), LIVE) + _of_volumes(func.sum(volumes.c.size_mib)),
     "builds": select(func.count())
     .select_from(builds.join(templates, templates.c.template_id == builds.c.template_id))
     # Drafts cost nothing, and clients that fail leave them behind. A snapshot under way is not a build.
@@ -137,9 +152,11 @@ _USED: Mapping[str, ScalarSelect[Any]] = {
         builds.c.source_sandbox_id.is_(None),
     )
     .scalar_subquery(),
+    "volumes": _of_volumes(func.count()),
 }
 _SANDBOX_LIMITS = ("sandboxes", "vcpus", "memory_mib", "disk_mib")
 _BUILD_LIMITS = ("builds",)
+_VOLUME_LIMITS = ("volumes", "disk_mib")
 
 
 def _counting(names: Collection[str]) -> Select[Any]:
@@ -158,6 +175,7 @@ def _counting(names: Collection[str]) -> Select[Any]:
 # On the path of every create, under the team's lock: built once.
 _STANDING_OF_SANDBOXES = _counting(_SANDBOX_LIMITS)
 _STANDING_OF_BUILDS = _counting(_BUILD_LIMITS)
+_STANDING_OF_VOLUMES = _counting(_VOLUME_LIMITS)
 _USAGE = select(
     *(column.label(f"own_{name}") for name, column in _LIMIT_COLUMNS.items()),
     *(used.label(f"used_{name}") for name, used in _USED.items()),

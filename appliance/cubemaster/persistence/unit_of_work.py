@@ -15,6 +15,7 @@ from appliance.cubemaster.persistence.team_metrics import TeamMetricRepository
 from appliance.cubemaster.persistence.teams import TeamRepository
 from appliance.cubemaster.persistence.template_files import TemplateFileRepository
 from appliance.cubemaster.persistence.templates import TemplateRepository
+from appliance.cubemaster.persistence.volumes import VolumeRepository
 
 
 class UnitOfWork:
@@ -30,3 +31,4 @@ class UnitOfWork:
         self.snapshots = SnapshotRepository(connection)
         self.events = EventRepository(connection)
         self.secrets = SecretRepository(connection)
+        self.volumes = VolumeRepository(connection)

@@ -14,6 +14,7 @@ from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import TeamId
 from appliance.domain.sandbox import VISIBLE, OnTimeout, Sandbox, SandboxState
+from appliance.domain.volume import WantedMount
 
 
 def sandboxes_router(sandboxes: SandboxService, tokens: SandboxTokens) -> APIRouter:
@@ -36,6 +37,7 @@ def sandboxes_router(sandboxes: SandboxService, tokens: SandboxTokens) -> APIRou
             network=sandbox_network(new),
             on_timeout=OnTimeout(new.on_timeout),
             auto_resume=new.auto_resume,
+            volumes=tuple(WantedMount(one.name, one.path) for one in new.volumes),
             idempotency_key=new.idempotency_key,
         )
         return view(await sandboxes.create(wish), status=201)

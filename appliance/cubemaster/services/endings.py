@@ -38,6 +38,8 @@ class Endings:
                 return None
             ended = sandbox.ended(reason, detail=detail, at=at)
             uow.sandboxes.save(ended, was=sandbox.state)
+            if sandbox.volumes:
+                uow.volumes.release(sandbox.sandbox_id)
             if sandbox.holds_resources:
                 uow.nodes.release(sandbox.node_id, sandbox.resources)
             uow.events.add(

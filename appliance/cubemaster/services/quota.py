@@ -37,6 +37,10 @@ class Quota:
         """Raise QuotaExceeded if the team has more builds under way than it may; the same rules hold."""
         self._refuse(*uow.teams.standing_of_builds(team_id, self._defaults))
 
+    def check_volumes(self, uow: UnitOfWork, team_id: TeamId) -> None:
+        """Raise QuotaExceeded if the team has more volumes, or disk in them, than it may; the same rules hold."""
+        self._refuse(*uow.teams.standing_of_volumes(team_id, self._defaults))
+
     def _refuse(self, own: Limits, usage: Usage) -> None:
         beyond = exceeded(own.or_default(self._defaults), usage)
         if beyond is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -13,6 +13,7 @@ import structlog
 from appliance.common.clock import Clock
 from appliance.contracts.node import CreateSandbox, NodeSandbox
 from appliance.contracts.node import OnTimeout as NodeOnTimeout
+from appliance.contracts.node_volumes import NodeVolumeMount
 from appliance.cubemaster.mapping import node_policy
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.database import Database
@@ -20,6 +21,7 @@ from appliance.cubemaster.persistence.sandboxes import DuplicateIdempotencyKey, 
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.catalogue import Catalogue, StartableTemplate
 from appliance.cubemaster.services.endings import Endings
+from appliance.cubemaster.services.mounts import attach, find_mounts
 from appliance.cubemaster.services.node_clients import NodeClients, naming
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
@@ -39,9 +41,10 @@ from appliance.domain.errors import (
 )
 from appliance.domain.ids import BuildId, NodeId, TeamId, TemplateId, new_sandbox_id
 from appliance.domain.network import SandboxNetwork, check_network
-from appliance.domain.placement import rank
+from appliance.domain.placement import Candidate, only, rank
 from appliance.domain.sandbox import AWAKE, REACHED, EndReason, OnTimeout, Sandbox, SandboxState
 from appliance.domain.template import Build
+from appliance.domain.volume import Mount, WantedMount
 
 log = structlog.get_logger()
 
@@ -67,6 +70,7 @@ class Wish:
     network: SandboxNetwork
     on_timeout: OnTimeout
     auto_resume: bool
+    volumes: tuple[WantedMount, ...]
     idempotency_key: str | None
 
 
@@ -284,15 +288,25 @@ class SandboxService:
     def _intend(self, uow: UnitOfWork, wish: Wish) -> Sandbox:
         """Write the row that says a sandbox shall be, together with the resources it takes."""
         template = self._catalogue.startable(uow, wish.template, team_id=wish.team_id)
-        ranked = rank(
-            template.resources,
-            disk_mib=template.writable_layer_mib,
-            candidates=uow.nodes.candidates(template.build_id),
+        candidates: Sequence[Candidate] = uow.nodes.candidates(template.build_id)
+        found = None
+        if wish.volumes:
+            uow.keys.lock_team(wish.team_id)
+            found = find_mounts(uow, wish.volumes, team_id=wish.team_id)
+            candidates = only(found.node_id, candidates)
+        ranked = rank(template.resources, disk_mib=template.writable_layer_mib, candidates=candidates)
+        sandbox = _intended(
+            wish,
+            template,
+            node_id=ranked[0].node_id,
+            volumes=found.mounts if found else (),
+            now=self._clock.now(),
         )
-        sandbox = _intended(wish, template, node_id=ranked[0].node_id, now=self._clock.now())
         uow.keys.lock_team(wish.team_id)
         # The row first, the node's counters last: every create on a node queues for the latter until it commits.
         uow.sandboxes.add(sandbox, idempotency_key=wish.idempotency_key)
+        if found:
+            attach(uow, found, sandbox.sandbox_id)
         self._quota.check(uow, wish.team_id)
         for candidate in ranked:
             if candidate.node_id != sandbox.node_id:
@@ -313,6 +327,7 @@ class SandboxService:
             access_token=self._tokens.access(sandbox),
             on_timeout=NodeOnTimeout(sandbox.on_timeout),
             network=node_policy(sandbox.network),
+            volumes=tuple(NodeVolumeMount(volume_id=one.volume_id, path=one.path) for one in sandbox.volumes),
         )
         try:
             with naming(sandbox.node_id):
@@ -393,7 +408,9 @@ class SandboxService:
             await client.delete_sandbox(sandbox.sandbox_id)
 
 
-def _intended(wish: Wish, template: StartableTemplate, *, node_id: NodeId, now: datetime) -> Sandbox:
+def _intended(
+    wish: Wish, template: StartableTemplate, *, node_id: NodeId, volumes: tuple[Mount, ...], now: datetime
+) -> Sandbox:
     return Sandbox(
         sandbox_id=new_sandbox_id(),
         team_id=wish.team_id,
@@ -407,6 +424,7 @@ def _intended(wish: Wish, template: StartableTemplate, *, node_id: NodeId, now: 
         envd_version=template.envd_version,
         secure=wish.secure,
         network=wish.network,
+        volumes=volumes,
         started_at=now,
         end_at=now + wish.timeout,
         metadata=wish.metadata,

@@ -1,10 +1,11 @@
-"""Each sandbox's tokens: derived, so that they survive everything and are stored nowhere."""
+"""Tokens of sandboxes and volumes: derived, so that they survive everything and are stored nowhere."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 
+from appliance.domain.ids import VolumeId
 from appliance.domain.sandbox import Sandbox
 
 
@@ -28,4 +29,21 @@ class SandboxTokens:
         return None if token is None else hashlib.sha256(token.encode()).hexdigest()
 
     def _derive(self, text: str) -> str:
-        return hmac.new(self._seed, text.encode(), hashlib.sha256).hexdigest()
+        return _derived(self._seed, text)
+
+
+class VolumeTokens:
+    """What opens the content of a volume. Ids are never used again, so a token dies with its volume."""
+
+    def __init__(self, seed: str) -> None:
+        self._seed = seed.encode()
+
+    def of(self, volume_id: VolumeId) -> str:
+        return _derived(self._seed, f"volume-content-{volume_id}")
+
+    def opens(self, token: str, volume_id: VolumeId) -> bool:
+        return hmac.compare_digest(token.encode(), self.of(volume_id).encode())
+
+
+def _derived(seed: bytes, text: str) -> str:
+    return hmac.new(seed, text.encode(), hashlib.sha256).hexdigest()

@@ -30,6 +30,16 @@ async function pause(one) {
   throw new AbsentFromThisRelease('pause')
 }
 
+async function withVolume(use) {
+  needs(e2b, 'Volume')
+  const made = await e2b.Volume.create(`compat-js-${Date.now()}`)
+  try {
+    return await use(made)
+  } finally {
+    await e2b.Volume.destroy(made.volumeId)
+  }
+}
+
 const PROBE = "timeout 3 bash -c 'exec 3<>/dev/tcp/198.18.0.1/80' && echo open || echo closed"
 
 await runAll({
@@ -199,6 +209,39 @@ await runAll({
       await one.kill()
     }
   },
+
+  a_volume_is_found_until_it_is_destroyed: () =>
+    withVolume(async (one) => {
+      assert((await e2b.Volume.list()).some((each) => each.volumeId === one.volumeId))
+      assert.equal((await e2b.Volume.connect(one.volumeId)).name, one.name)
+      assert.equal(await e2b.Volume.destroy(one.volumeId), true)
+      assert.equal(await e2b.Volume.destroy(one.volumeId), false)
+    }),
+
+  what_is_in_a_volume_is_written_and_read_without_a_sandbox: () =>
+    withVolume(async (one) => {
+      await one.makeDir('/a')
+      const written = await one.writeFile('/a/ünï cödé.txt', 'written', { mode: 0o640 })
+      assert.equal(written.mode & 0o777, 0o640)
+      assert.equal(await one.readFile('/a/ünï cödé.txt'), 'written')
+      assert.deepEqual((await one.list('/a')).map((entry) => entry.name), ['ünï cödé.txt'])
+      await one.remove('/a/ünï cödé.txt')
+      assert.equal(await one.exists('/a/ünï cödé.txt'), false)
+    }),
+
+  a_volume_outlives_the_sandboxes_that_mount_it: () =>
+    withVolume(async (one) => {
+      await one.writeFile('/from-outside', 'seed')
+      await withSandbox({ volumeMounts: { '/mnt/data': one } }, async (first) => {
+        assert.deepEqual((await first.getInfo()).volumeMounts, [{ name: one.name, path: '/mnt/data' }])
+        assert.equal(await first.files.read('/mnt/data/from-outside', { user: 'root' }), 'seed')
+        await first.commands.run('echo kept > /mnt/data/from-inside', { user: 'root' })
+      })
+      await withSandbox({ volumeMounts: { '/elsewhere': one.name } }, async (second) => {
+        assert.equal((await second.commands.run('cat /elsewhere/from-inside', { user: 'root' })).stdout, 'kept\n')
+      })
+      assert.equal(await one.readFile('/from-inside'), 'kept\n')
+    }),
 
   a_wrong_key_is_refused: () =>
     assert.rejects(Sandbox.create('base', { apiKey: `e2b_${'0'.repeat(40)}` }), (error) => {

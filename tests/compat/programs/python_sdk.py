@@ -357,6 +357,77 @@ def git_works_in_it() -> None:
         assert one.git.status("/home/user/repository").has_staged
 
 
+@contextlib.contextmanager
+def volume() -> Iterator[Any]:
+    needs(e2b, "Volume")
+    made = e2b.Volume.create(f"compat-{int(time.time() * 1000)}")
+    try:
+        yield made
+    finally:
+        e2b.Volume.destroy(made.volume_id)
+
+
+@check
+def a_volume_is_found_until_it_is_destroyed() -> None:
+    with volume() as one:
+        assert one.volume_id in {each.volume_id for each in e2b.Volume.list()}
+        assert e2b.Volume.connect(one.volume_id).name == one.name
+        assert e2b.Volume.destroy(one.volume_id)
+        assert not e2b.Volume.destroy(one.volume_id)
+        assert one.volume_id not in {each.volume_id for each in e2b.Volume.list()}
+
+
+@check
+def what_is_in_a_volume_is_written_and_read_without_a_sandbox() -> None:
+    with volume() as one:
+        one.make_dir("/a/b", force=True)
+        written = one.write_file("/a/b/ünï cödé.txt", "written", mode=0o640)
+        assert (written.size, written.mode & 0o777) == (7, 0o640)
+        assert one.read_file("/a/b/ünï cödé.txt") == "written"
+        large = bytes(range(256)) * 4096 * 8
+        one.write_file("/a/large", large)
+        assert bytes(one.read_file("/a/large", format="bytes")) == large
+        assert b"".join(one.read_file("/a/large", format="stream")) == large
+        assert {entry.name for entry in one.list("/a")} == {"b", "large"}
+        one.remove("/a/large")
+        assert not one.exists("/a/large")
+        try:
+            one.read_file("/a/large")
+        except e2b.NotFoundException:
+            return
+        raise AssertionError("no NotFoundException")
+
+
+@check
+def a_volume_outlives_the_sandboxes_that_mount_it() -> None:
+    with volume() as one:
+        one.write_file("/from-outside", "seed")
+        with sandbox(volume_mounts={"/mnt/data": one}) as first:
+            assert first.get_info().volume_mounts == [{"name": one.name, "path": "/mnt/data"}]
+            assert first.files.read("/mnt/data/from-outside", user="root") == "seed"
+            first.commands.run("echo kept > /mnt/data/from-inside", user="root")
+            # Whoever has the token sees what the sandbox has written, and the other way round.
+            assert one.read_file("/from-inside") == "kept\n"
+        with sandbox(volume_mounts={"/elsewhere": one.name}) as second:
+            assert second.commands.run("cat /elsewhere/from-inside", user="root").stdout == "kept\n"
+        assert one.read_file("/from-inside") == "kept\n"
+
+
+@check
+def a_volume_in_use_is_neither_mounted_again_nor_destroyed() -> None:
+    with volume() as one, sandbox(volume_mounts={"/mnt/data": one}) as holder:
+        for refused in (
+            lambda: Sandbox.create(template="base", volume_mounts={"/mnt/data": one}),
+            lambda: e2b.Volume.destroy(one.volume_id),
+        ):
+            try:
+                refused()
+            except Exception as error:  # releases raise one of several classes for a 409
+                assert holder.sandbox_id in str(error)
+            else:
+                raise AssertionError("nothing was refused")
+
+
 @check
 def a_wrong_key_is_refused() -> None:
     make = Sandbox.create if hasattr(Sandbox, "create") else Sandbox

@@ -245,7 +245,7 @@ def run_program(api_url: str, key: str) -> RunProgram:
         process = await asyncio.create_subprocess_exec(
             *argv,
             cwd=cwd,
-            env={**os.environ, "E2B_API_KEY": key, "E2B_API_URL": api_url},
+            env={**os.environ, "E2B_API_KEY": key, "E2B_API_URL": api_url, "E2B_VOLUME_API_URL": api_url},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from appliance.contracts.master import NewSnapshot
 from appliance.contracts.node import BuildState
+from appliance.contracts.volumes import VolumeMount
 from appliance.domain.ids import API_KEY
 from tests.integration.cubemaster.conftest import Appliance, eventually
 
@@ -165,12 +166,25 @@ async def test_a_team_is_made_limited_and_shown(appliance: Appliance) -> None:
     assert (await cli(socket, "team", "create", "blue")).code == 1
 
     limited = await cli(
-        socket, "--json", "team", "set-quota", "blue", "--sandboxes", "3", "--memory", "2G", "--builds", "none"
+        socket,
+        "--json",
+        "team",
+        "set-quota",
+        "blue",
+        "--sandboxes",
+        "3",
+        "--memory",
+        "2G",
+        "--builds",
+        "none",
+        "--volumes",
+        "5",
     )
     assert limited.code == 0, limited.err
     shown = json.loads(limited.out)
     assert shown["team_id"] == made.out.strip()
     assert (shown["limits"]["sandboxes"], shown["limits"]["memory_mib"], shown["limits"]["builds"]) == (3, 2048, None)
+    assert (shown["usage"]["volumes"], shown["limits"]["volumes"]) == (0, 5)
     again = await cli(socket, "team", "set-quota", "blue", "--sandboxes", "default")
     assert "0/100" in again.out
     assert "0M/2G" in again.out
@@ -178,6 +192,35 @@ async def test_a_team_is_made_limited_and_shown(appliance: Appliance) -> None:
     assert (await cli(socket, "team", "info", "red")).code == 4
     assert (await cli(socket, "team", "set-quota", "blue")).code == 2
     assert (await cli(socket, "team", "set-quota", "blue", "--vcpus", "-3")).code == 2
+
+
+async def test_volumes_are_made_listed_shown_and_deleted(appliance: Appliance) -> None:
+    socket = appliance.settings.socket
+    team_id, _ = await appliance.team(), await appliance.template()
+    volume_id = (await cli(socket, "volume", "create", "data")).out.strip()
+    assert (await cli(socket, "volume", "create", "data")).code == 1
+    assert (await cli(socket, "volume", "create", "a b")).code == 2
+    assert (await cli(socket, "volume", "create", "data", "--team", "nobody")).code == 4
+    (listed,) = json.loads((await cli(socket, "--json", "volume", "list", "--team", "default")).out)
+    assert (listed["volume_id"], listed["team_id"], listed["node_id"]) == (volume_id, team_id, "cube-1")
+    shown = json.loads((await cli(socket, "--json", "volume", "info", volume_id)).out)
+    assert shown.keys() == listed.keys()
+    token = (await appliance.master.volumes.get(volume_id)).token
+    made = await cli(socket, "--json", "volume", "create", "other")
+    assert "token" not in json.loads(made.out)
+
+    sandbox = await appliance.sandbox(team_id, volumes=(VolumeMount(name="data", path="/mnt/data"),))
+    info = await cli(socket, "volume", "info", volume_id)
+    assert sandbox.sandbox_id in info.out
+    assert token not in info.out
+    assert sandbox.sandbox_id in (await cli(socket, "volume", "list")).out
+    assert "data at /mnt/data" in (await cli(socket, "sandbox", "info", sandbox.sandbox_id)).out
+    refused = await cli(socket, "volume", "delete", volume_id)
+    assert (refused.code, sandbox.sandbox_id in refused.err) == (1, True)
+    await appliance.master.kill_sandbox(sandbox.sandbox_id)
+    assert (await cli(socket, "volume", "delete", volume_id)).code == 0
+    assert (await cli(socket, "volume", "delete", volume_id)).code == 4
+    assert (await cli(socket, "volume", "info", "vol_nothing")).code == 4
 
 
 async def test_a_key_is_made_with_scopes_and_an_end(appliance: Appliance) -> None:

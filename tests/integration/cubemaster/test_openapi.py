@@ -26,6 +26,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from appliance.contracts.master import NewKey
+from appliance.contracts.volumes import NewVolume, VolumeMount
 from appliance.cubeapi.app import create_app
 from appliance.cubeapi.settings import AuthFailureSettings, CubeApiSettings
 from tests.integration.cubemaster.conftest import ADMIN_TOKEN, Appliance
@@ -33,7 +34,7 @@ from tests.support.fake_node import serve_on
 
 EXAMPLES = 5
 """For each operation, once as documented and once broken."""
-LIMIT_S = 50
+LIMIT_S = 150
 CREDENTIALS = frozenset({"authorization", "x-api-key", "x-admin-token", "x-team-id"})
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -100,7 +101,9 @@ class Prober:
 
 async def test_no_answer_is_undocumented_and_none_is_a_crash(appliance: Appliance, run_dir: Path) -> None:
     team_id, template_id = await appliance.team(), await appliance.template()
-    sandbox = await appliance.sandbox(team_id)
+    volume = await appliance.master.volumes.create(NewVolume(team_id=team_id, name="data"))
+    # It has the volume, which therefore outlives the examples.
+    sandbox = await appliance.sandbox(team_id, volumes=(VolumeMount(name="data", path="/data"),))
     key = await appliance.master.create_key(NewKey(name="test"))
     app = create_app(
         CubeApiSettings(
@@ -112,13 +115,19 @@ async def test_no_answer_is_undocumented_and_none_is_a_crash(appliance: Applianc
     prober = Prober(
         socket=run_dir / "api",
         # The operator on the team's behalf: whatever the examples do to keys, these stay good.
-        headers={"X-Admin-Token": ADMIN_TOKEN, "X-Team-ID": team_id},
+        headers={
+            "X-Admin-Token": ADMIN_TOKEN,
+            "X-Team-ID": team_id,
+            # For the content of the volume alone, which asks for nothing else.
+            "Authorization": f"Bearer {volume.token}",
+        },
         known={
             "path_id": sandbox.sandbox_id,
             "template_id": template_id,
             "reference": template_id,
             "team_id": team_id,
             "key_id": key.key_id,
+            "volume_id": volume.volume_id,
             "node_id": appliance.node.node_id,
         },
     )
@@ -137,6 +146,12 @@ async def test_the_document_tells_errors_as_they_are(api: httpx.AsyncClient) -> 
     assert created["404"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ErrorBody"}
     assert "content" not in document["paths"]["/sandboxes/{path_id}"]["delete"]["responses"]["204"]
     assert document["paths"]["/nodes"]["get"]["security"] == [{"AdminTokenAuth": []}]
+    content = document["paths"]["/volumecontent/{volume_id}/file"]
+    assert content["put"]["security"] == [{"VolumeToken": []}]
+    assert content["put"]["responses"]["404"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/ContentError"
+    }
+    assert content["get"]["responses"]["200"]["content"].keys() == {"application/octet-stream"}
     upload = document["paths"]["/templates/{template_id}/files/{files_hash}"]["put"]["responses"]
     assert {"411", "413"} <= upload.keys()
     assert "422" not in str(document)

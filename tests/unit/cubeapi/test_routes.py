@@ -140,7 +140,7 @@ async def test_another_teams_sandbox_does_not_exist(api: httpx.AsyncClient) -> N
         ({"network": {"httpsPorts": [8443]}}, "network.httpsPorts is not supported"),
         ({"network": {"rules": {"a.b": []}}}, "network.rules is not supported"),
         ({"mcp": {}}, "mcp is not supported"),
-        ({"volumeMounts": [{"name": "v", "path": "/v"}]}, "volumeMounts is not supported"),
+        ({"volumeMounts": [{"name": "v"}]}, "volumeMounts.0.path"),
         ({"metadata": {"a": 1}}, "metadata"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from appliance.domain.errors import NoCapacity
 from appliance.domain.ids import NodeId
-from appliance.domain.placement import Candidate, Resources, rank
+from appliance.domain.placement import Candidate, Resources, only, rank
 
 SMALL = Resources(vcpus=1, memory_mib=512)
 
@@ -49,6 +49,13 @@ def test_no_node_with_the_template_is_told_apart_from_no_room() -> None:
         rank(SMALL, disk_mib=1, candidates=[candidate("a", vcpus=8)])
     with pytest.raises(NoCapacity, match="disk"):
         rank(SMALL, disk_mib=11_000, candidates=[candidate("a")])
+
+
+def test_a_sandbox_with_volumes_goes_to_their_node_alone() -> None:
+    nodes = [candidate("a"), candidate("b", vcpus=4)]
+    assert names(rank(SMALL, disk_mib=1, candidates=only(NodeId("b"), nodes))) == ["b"]
+    with pytest.raises(NoCapacity, match="node 'c', which has the volumes"):
+        only(NodeId("c"), nodes)
 
 
 candidates = st.lists(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from appliance.contracts import master as wire
 from appliance.contracts import node as node_wire
 from appliance.domain.errors import Conflict, CubeError, SandboxNotFound, SandboxTransitioning
-from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
+from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId, VolumeId
 from appliance.domain.placement import Resources
 from appliance.domain.sandbox import (
     CHANGING,
@@ -23,6 +23,7 @@ from appliance.domain.sandbox import (
     Sandbox,
     SandboxState,
 )
+from appliance.domain.volume import Mount
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -43,6 +44,14 @@ def sandbox(state: SandboxState = SandboxState.RUNNING, *, sandbox_id: str = "i1
         started_at=NOW,
         end_at=NOW + timedelta(minutes=5),
     )
+
+
+def test_no_copy_is_made_of_one_with_volumes() -> None:
+    mounted = replace(sandbox(), volumes=(Mount(VolumeId("vol_1"), "data", "/data"),))
+    with pytest.raises(Conflict, match="cannot be forked: it has the volumes 'data'"):
+        mounted.snapshotting(at=NOW, what="forked")
+    assert mounted.pausing(at=NOW).state is SandboxState.PAUSING
+    sandbox().check_copyable("rolled back")
 
 
 def test_the_wire_knows_the_same_states_and_reasons() -> None:

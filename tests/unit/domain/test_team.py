@@ -5,7 +5,7 @@ import pytest
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.team import Limits, Usage, exceeded, parse_slug
 
-USED = Usage(sandboxes=3, vcpus=6, memory_mib=1024, disk_mib=None, builds=None)
+USED = Usage(sandboxes=3, vcpus=6, memory_mib=1024, disk_mib=None, builds=None, volumes=None)
 
 
 def test_a_teams_own_limit_beats_the_default_and_zero_is_none() -> None:

@@ -29,6 +29,7 @@ def upgrade() -> None:
         Column("max_memory_mib", BigInteger),
         Column("max_disk_mib", BigInteger),
         Column("max_builds", Integer),
+        Column("max_volumes", Integer),
     )
     op.create_table(
         "api_keys",
@@ -166,6 +167,7 @@ def upgrade() -> None:
         Column("secure", Boolean, nullable=False),
         Column("metadata", JSON, nullable=False),
         Column("network", JSON, nullable=False),
+        Column("volumes", JSON, nullable=False),
         Column("on_timeout", _word(), nullable=False),
         Column("auto_resume", Boolean, nullable=False),
         Column("generation", Integer, nullable=False),
@@ -218,10 +220,30 @@ def upgrade() -> None:
         Column("sealed", MEDIUMBLOB, nullable=False),
         Column("created_at", DATETIME(fsp=6), nullable=False),
     )
+    op.create_table(
+        "volumes",
+        Column("volume_id", _id(), primary_key=True),
+        Column("team_id", _id(), ForeignKey("teams.team_id"), nullable=False),
+        Column("name", _id(128)),
+        Column("node_id", _id(64), nullable=False),
+        Column("state", _word(), nullable=False),
+        Column("size_mib", BigInteger, nullable=False),
+        Column("created_at", DATETIME(fsp=6), nullable=False),
+        UniqueConstraint("team_id", "name", name="uq_volumes_name"),
+        Index("ix_volumes_node", "node_id"),
+        Index("ix_volumes_state", "state", "created_at"),
+    )
+    op.create_table(
+        "volume_attachments",
+        Column("volume_id", _id(), ForeignKey("volumes.volume_id"), primary_key=True),
+        Column("sandbox_id", _id(), ForeignKey("sandboxes.sandbox_id"), nullable=False),
+    )
 
 
 def downgrade() -> None:
     for table in (
+        "volume_attachments",
+        "volumes",
         "secret_versions",
         "secrets",
         "events",
