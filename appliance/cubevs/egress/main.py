@@ -26,4 +26,3 @@ def main() -> None:
     logging.configure("cubevs-egress", configuration.log_level)
     # uvloop opens no netlink sockets, by which the node's addresses are known.
     sys.exit(serve(create_app(configuration), bind=configuration.socket, environment=os.environ, loop="asyncio"))
-
