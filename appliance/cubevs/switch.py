@@ -75,7 +75,7 @@ class SwitchSettings:
     bpffs: Path = Path("/run/cube/bpf")
     """Where a BPF file system is mounted; not under /sys, which containers see read-only."""
     dns_address: IPv4Address | None = DEFAULT_NETWORK[1]
-    """Where guests' questions to their gateway, UDP port 53, are sent. None: guests have no DNS."""
+    """Where guests' questions to their gateway, port 53, are sent. None: guests have no DNS."""
     denied_networks: tuple[IPv4Network, ...] = DEFAULT_DENIED_NETWORKS
     sessions_per_tap: int = 4096
     """Flows one guest may have open, about 100 bytes each, taken at tap creation."""
