@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
+from appliance.cubevs.egress.flow import PIECE
 from appliance.cubevs.egress.refusals import Reason, Refused
 from appliance.cubevs.egress.resolver import Resolver, Unresolved
 from appliance.cubevs.egress.rules import SandboxRules
@@ -58,7 +59,7 @@ class Dialler:
         for address in allowed[:_ADDRESSES_TRIED]:
             try:
                 async with asyncio.timeout(self._connect_s):
-                    reader, writer = await asyncio.open_connection(str(address), port)
+                    reader, writer = await asyncio.open_connection(str(address), port, limit=PIECE)
             except (OSError, TimeoutError):
                 continue
             return Upstream(address, reader, writer)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-PIECE: Final = 65536
+PIECE: Final = 32768
+"""Bytes read at once, and kept for a side that does not take them: each connection may cost some 256 KiB, no more."""
 _LINGER_S: Final = 2.0
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 

@@ -7,10 +7,10 @@ from asyncio import IncompleteReadError, LimitOverrunError, StreamReader
 from collections.abc import AsyncIterator
 from typing import Final
 
+from appliance.cubevs.egress.flow import PIECE
 from appliance.cubevs.egress.http_head import Framing
 from appliance.cubevs.egress.refusals import Reason, Refused
 
-_PIECE: Final = 65536
 _MAX_TRAILERS: Final = 64
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
@@ -31,7 +31,7 @@ async def read_body(stream: StreamReader, framing: int | Framing) -> AsyncIterat
 async def _read_exactly(stream: StreamReader, size: int) -> AsyncIterator[bytes]:
     left = size
     while left:
-        piece = await stream.read(min(left, _PIECE))
+        piece = await stream.read(min(left, PIECE))
         if not piece:
             raise IncompleteReadError(b"", left)
         left -= len(piece)

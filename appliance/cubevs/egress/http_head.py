@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 from appliance.cubevs.egress.refusals import Reason, Refused
 from appliance.cubevs.egress.rules import host_name
 
-MAX_HEAD: Final = 65536
+MAX_HEAD: Final = 32768
 _MAX_FIELDS: Final = 256
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"

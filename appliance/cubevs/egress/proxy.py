@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from appliance.cubevs.egress.dial import Dialler, Upstream
-from appliance.cubevs.egress.flow import Idleness, close, close_in_turn, discard, pump, reset
+from appliance.cubevs.egress.flow import PIECE, Idleness, close, close_in_turn, discard, pump, reset
 from appliance.cubevs.egress.http_head import MAX_HEAD
 from appliance.cubevs.egress.metrics import EgressMetrics
 from appliance.cubevs.egress.refusals import Reason, Refused
@@ -33,11 +33,12 @@ _BACKLOG: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    connections: int = 8192
-    connections_per_sandbox: int = 256
-    request_s: float = 10
-    """From accepting a connection to knowing what it is for."""
-    idle_s: float = 600
+    """As in `EgressSettings`."""
+
+    connections: int
+    connections_per_sandbox: int
+    request_s: float
+    idle_s: float
 
 
 @dataclass(eq=False, slots=True)
@@ -85,7 +86,8 @@ class EgressProxy:
     async def start(self, address: IPv4Address) -> None:
         """Listen on `address`, which the node may get later. Raises OSError."""
         for protocol in self._protocols:
-            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            # Named as TCP, it makes asyncio switch Nagle's algorithm off for what it accepts.
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
@@ -113,7 +115,8 @@ class EgressProxy:
         for address, connections in list(self._open.items()):
             rules = self._rules.rules(address)
             for connection in tuple(connections):
-                if connection.rules is not None and not await self._may_go_on(connection, rules):
+                known = connection.rules is not None and not connection.broken_off
+                if known and not await self._may_go_on(connection, rules):
                     self._note(connection, Reason.POLICY_CHANGED)
                     connection.break_off()
 
@@ -130,11 +133,12 @@ class EgressProxy:
     async def _accept(self, connection: _Connection, reader: StreamReader) -> None:
         """Give the connection its place among those of its sandbox for as long as it lasts."""
         self._metrics.accepted.labels(connection.protocol.label).inc()
-        siblings = self._open.setdefault(connection.address, set())
+        siblings = self._open.get(connection.address, set())
         if self._count >= self._limits.connections or len(siblings) >= self._limits.connections_per_sandbox:
             self._note(connection, Reason.TOO_MANY)
             reset(connection.writer)
             return
+        self._open[connection.address] = siblings
         siblings.add(connection)
         self._count += 1
         self._metrics.open.inc()
@@ -144,7 +148,7 @@ class EgressProxy:
             self._metrics.open.dec()
             self._count -= 1
             siblings.discard(connection)
-            if not siblings and self._open.get(connection.address) is siblings:
+            if not siblings:
                 del self._open[connection.address]
             if connection.upstream is not None:
                 connection.upstream.writer.transport.abort()
@@ -212,8 +216,10 @@ class EgressProxy:
             return False
         if rules is connection.rules or connection.name is None or connection.upstream is None:
             return True
-        connection.rules = rules
-        return await self._dialler.still_allows(connection.name, connection.upstream.address, rules)
+        allowed = await self._dialler.still_allows(connection.name, connection.upstream.address, rules)
+        if allowed:
+            connection.rules = rules
+        return allowed
 
     async def _exchange(
         self,
@@ -241,6 +247,8 @@ class EgressProxy:
                 await discard(reader)
             upstream.writer.write_eof()
 
+        for writer in (connection.writer, upstream.writer):
+            writer.transport.set_write_buffer_limits(PIECE)
         async with asyncio.TaskGroup() as sides:
             forwarding = sides.create_task(forward())
             await pump(upstream.reader, connection.writer, moved=moved_back)

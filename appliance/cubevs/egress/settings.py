@@ -23,7 +23,8 @@ class EgressSettings(Settings):
     allow_ech: bool = False
     """Whether to take a ClientHello with an encrypted one inside, by the name that is outside. Browsers send a dummy of
     it to everybody; a real one can hide another name of the same provider."""
-    connections: int = Field(default=8192, ge=1)
+    connections: int = Field(default=4096, ge=1)
+    """At one time, of all sandboxes. Each may cost some 256 KiB of memory."""
     connections_per_sandbox: int = Field(default=256, ge=1)
     request_s: float = Field(default=10, gt=0)
     """From accepting a connection to knowing which name it is for."""

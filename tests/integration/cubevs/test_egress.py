@@ -40,6 +40,7 @@ EVERYTHING = IPv4Network("0.0.0.0/0")
 PERMITTED = (IPv4Network("203.0.113.0/24"), IPv4Network("198.51.100.0/24"))
 BY_DOMAIN = EgressPolicy(deny=(EVERYTHING,), allow_domains=("example.com", "*.example.com"))
 MEBIBYTE = 1 << 20
+LIMITS = Limits(connections=100, connections_per_sandbox=50, request_s=10, idle_s=60)
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Egress:
 
 @pytest.fixture
 def limits() -> Limits:
-    return Limits()
+    return LIMITS
 
 
 @pytest.fixture
@@ -283,6 +284,26 @@ async def test_a_changed_policy_cuts_what_it_forbids_and_nothing_else(
     assert egress.refused("tls", Reason.POLICY_CHANGED) == 1
 
 
+async def test_rules_that_change_while_a_name_is_looked_up_count(
+    egress: Egress, sandbox: tuple[Tap, Guest], in_node: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap, guest = sandbox
+    rules = rule_files.read(in_node.egress_rules, tap.address)
+    assert rules is not None
+    changed = rules.model_copy(update={"allow_domains": ("other.org",)})
+    answer = egress.names.answer
+
+    def answer_late(query: bytes, *, by: str) -> bytes:
+        rule_files.publish(in_node.egress_rules, tap.address, changed)
+        return answer(query, by=by)
+
+    monkeypatch.setattr(egress.names, "answer", answer_late)
+    assert (await http(guest, OUTSIDE, get("example.com")))[0] == 403
+    assert egress.refused("http", Reason.POLICY_CHANGED) == 1
+    await eventually(lambda: egress.open_connections() == 0)
+    assert egress.world.requests == []
+
+
 async def test_a_connection_of_a_former_sandbox_is_none_of_the_next_one(
     egress: Egress, sandbox: tuple[Tap, Guest], switch: CubeVS, in_node: Site
 ) -> None:
@@ -365,7 +386,7 @@ async def test_a_slow_reader_stops_the_sender(egress: Egress, guest: Guest) -> N
 class TestLimits:
     @pytest.fixture
     def limits(self) -> Limits:
-        return Limits(connections_per_sandbox=2, request_s=0.5, idle_s=0.5)
+        return replace(LIMITS, connections_per_sandbox=2, request_s=0.5, idle_s=0.5)
 
     async def test_a_sandbox_has_a_number_of_connections_and_others_have_theirs(
         self, egress: Egress, make_guest: MakeGuest
