@@ -70,16 +70,15 @@ async def test_rules_are_replaced_on_the_node_and_in_the_row(appliance: Applianc
 async def test_domains_are_kept_as_given_and_told_apart_for_the_node(appliance: Appliance) -> None:
     team_id, _ = await appliance.team(), await appliance.template()
     allowed = ("Example.com", "1.1.1.1", "*.example.com")
-    rules = {"allow_out": allowed, "deny_out": ("0.0.0.0/0",)}
-    policy = NetworkPolicy(
-        allow_out=("1.1.1.1",), deny_out=("0.0.0.0/0",), allow_domains=("Example.com", "*.example.com")
-    )
-    made = await appliance.sandbox(team_id, **rules)
+    denied = ("0.0.0.0/0",)
+    policy = NetworkPolicy(allow_out=("1.1.1.1",), deny_out=denied, allow_domains=("Example.com", "*.example.com"))
+    made = await appliance.sandbox(team_id, allow_out=allowed, deny_out=denied)
     assert appliance.node.requests[made.sandbox_id].network == policy
     assert (await appliance.master.get_sandbox(made.sandbox_id)).allow_out == allowed
 
     updated = await appliance.sandbox(team_id)
-    await appliance.master.set_egress(updated.sandbox_id, NewEgress(team_id=team_id, **rules))
+    new = NewEgress(team_id=team_id, allow_out=allowed, deny_out=denied)
+    await appliance.master.set_egress(updated.sandbox_id, new)
     assert appliance.node.policies[updated.sandbox_id] == policy
     assert (await appliance.master.get_sandbox(updated.sandbox_id)).allow_out == allowed
 
