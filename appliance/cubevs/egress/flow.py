@@ -41,6 +41,9 @@ async def pump(reader: StreamReader, writer: StreamWriter, *, moved: Callable[[i
         writer.write(data)
         await writer.drain()
         moved(len(data))
+    # What is still here goes at its reader's pace too, before anybody closes.
+    writer.transport.set_write_buffer_limits(0)
+    await writer.drain()
     writer.write_eof()
 
 
