@@ -120,13 +120,17 @@ int cube_from_guest(struct __sk_buff *skb)
 	} else {
 		if (!(tap->flags & TAP_ADMITTED))
 			return drop(DROP_NOT_ADMITTED);
-		/* A resolver is a way out: without internet there is none. */
+		/* A resolver is a way out: without internet there is none, unless names are what is allowed. */
 		if (dns)
 			reason = tap->flags & (TAP_INTERNET | TAP_BY_DOMAIN) ? 0 : DROP_POLICY;
 		else if (destination == GATEWAY_ADDRESS)
 			reason = DROP_TO_HOST;
 		else
 			reason = refuse(skb, config, tap, destination);
+		/*
+		 * To denied networks as well, which the packet never sees: the proxy says why it refuses, and the
+		 * operator may have permitted it what no guest reaches by address.
+		 */
 		__be16 port = dns ? 0 : proxy_port(config, tap, &packet);
 		if (port && (reason == DROP_POLICY || reason == DROP_DENIED_NETWORK ||
 			     (!reason && is_diverted(sessions, config, &packet, port))))
