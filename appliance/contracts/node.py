@@ -133,6 +133,8 @@ class NetworkPolicy(_Wire):
     allow_out: tuple[str, ...] = ()
     """IPv4 addresses and networks in CIDR form that the guest may reach; they beat `deny_out`."""
     deny_out: tuple[str, ...] = ()
+    allow_domains: tuple[str, ...] = ()
+    """`example.com`, `*.example.com` or `*`: what else the guest may reach, by TLS on port 443 and HTTP on 80."""
 
 
 class OnTimeout(StrEnum):

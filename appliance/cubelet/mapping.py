@@ -9,7 +9,7 @@ from appliance.cubelet.services.sampler import Sample
 from appliance.cubelet.services.sandboxes import NewSandbox
 from appliance.cubevs.base import EgressPolicy
 from appliance.domain.ids import BuildId, SandboxId
-from appliance.domain.network import parse_networks
+from appliance.domain.network import parse_domains, parse_networks
 
 _STATES = {
     Stage.CREATING: NodeSandboxState.CREATING,
@@ -45,11 +45,12 @@ def wanted(body: Resume) -> Wanted:
 
 
 def egress_policy(network: NetworkPolicy) -> EgressPolicy:
-    """Return the policy for the switch. Raises InvalidRequest for addresses that are none."""
+    """Return the policy for the switch. Raises InvalidRequest for addresses and domains that are none."""
     return EgressPolicy(
         allow_internet=network.allow_internet,
         allow=parse_networks(network.allow_out, kind="allowed address"),
         deny=parse_networks(network.deny_out, kind="denied CIDR"),
+        allow_domains=parse_domains(network.allow_domains),
     )
 
 

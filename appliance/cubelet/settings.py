@@ -18,7 +18,7 @@ class NetworkSettings(Settings):
 
     sandbox_network: IPv4Network = IPv4Network("10.88.0.0/16")
     dns_address: IPv4Address | None = IPv4Address("10.88.0.1")
-    """Resolver that guests reach as their gateway, UDP 53. None: they have no DNS."""
+    """Resolver that guests reach as their gateway, port 53. None: they have no DNS."""
     denied_networks: tuple[IPv4Network, ...] = (
         IPv4Network("10.0.0.0/8"),
         IPv4Network("172.16.0.0/12"),
@@ -33,6 +33,8 @@ class NetworkSettings(Settings):
         return self.sandbox_network[1]
 
     bpffs: Path = Path("/run/cube/bpf")
+    egress_rules: Path = Path("/run/cube/egress")
+    """Where the egress proxy finds what each sandbox may reach by domain."""
     spare_taps: int = Field(default=8, ge=0)
 
 

@@ -32,7 +32,7 @@ from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.domain.build_steps import BuildSource, BuildStep, parse_step, refuse_too_much
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import NodeId
-from appliance.domain.network import SandboxNetwork
+from appliance.domain.network import SandboxNetwork, split_allowed
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Resources
 from appliance.domain.sandbox import Observation, Sandbox
@@ -86,7 +86,10 @@ def sandbox_network(new: wire.NewSandbox) -> SandboxNetwork:
 
 def node_policy(network: SandboxNetwork) -> NetworkPolicy:
     """Return the part of a sandbox's rules that its node enforces."""
-    return NetworkPolicy(allow_internet=network.allow_internet, allow_out=network.allow_out, deny_out=network.deny_out)
+    addresses, domains = split_allowed(network.allow_out)
+    return NetworkPolicy(
+        allow_internet=network.allow_internet, allow_out=addresses, deny_out=network.deny_out, allow_domains=domains
+    )
 
 
 def observation(seen: NodeSandbox) -> Observation:

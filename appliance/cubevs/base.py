@@ -19,6 +19,24 @@ GUEST_PREFIX_LENGTH = 30
 GUEST_MAC = "02:fc:00:00:00:05"
 GATEWAY_MAC = "02:fc:00:00:00:06"
 
+# Of the egress proxy, on the node's own address of the sandbox network. Below the range that outgoing connections get.
+PROXY_HTTP_PORT = 10080
+PROXY_TLS_PORT = 10443
+
+HARD_DENIED_NETWORKS = tuple(
+    IPv4Network(network)
+    for network in (
+        "169.254.0.0/16",  # link local, with 169.254.169.254
+        "168.63.129.16/32",  # Azure
+        "100.100.100.200/32",  # Alibaba
+        "127.0.0.0/8",
+        "0.0.0.0/8",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+    )
+)
+"""Never reachable, whatever a setting or a policy says: clouds hand out credentials there."""
+
 
 class DropReason(IntEnum):
     """Why a packet was dropped: shared by the eBPF programs, the metrics and the tests. Numbers are never reused."""
@@ -40,6 +58,8 @@ class DropReason(IntEnum):
     ARP_REFUSED = 15
     REWRITE_FAILED = 16
     NOT_TO_GATEWAY = 17
+    PROXY_PORT_TAKEN = 18
+    """The guest used the port of a flow that goes to the egress proxy for another destination as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +79,9 @@ class EgressPolicy:
     allow_internet: bool = True
     allow: tuple[IPv4Network, ...] = ()
     deny: tuple[IPv4Network, ...] = ()
+    allow_domains: tuple[str, ...] = ()
+    """`example.com`, `*.example.com` or `*`, in lower case: what else the guest may ask for by HTTP on port 80 and by
+    TLS on port 443. With any, the guest may ask for names too."""
 
 
 class Switch(Protocol):

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
 
+from appliance.cubevs.base import PROXY_HTTP_PORT, PROXY_TLS_PORT
 from appliance.cubevs.taps import TAP_PREFIX
 from appliance.domain.errors import DeadlineExceeded, NetworkFailure
 
@@ -25,7 +26,8 @@ def ruleset(network: IPv4Network, dns_address: IPv4Address | None, *, flows_per_
     The node has one connection table for all: a guest that opens flows without end is stopped at `flows_per_guest`.
     """
     taps = f'"{TAP_PREFIX}*"'
-    dns = f"ip daddr {dns_address} udp dport 53 accept" if dns_address else "# no DNS for guests"
+    dns = f"ip daddr {dns_address} meta l4proto {{ tcp, udp }} th dport 53 accept" if dns_address else "# no DNS"
+    proxy = f"ip daddr {network[1]} tcp dport {{ {PROXY_HTTP_PORT}, {PROXY_TLS_PORT} }} accept"
     return f"""\
 table inet cube
 delete table inet cube
@@ -41,6 +43,7 @@ table inet cube {{
         ct state established,related accept
         ct state new add @flows {{ ip saddr ct count over {flows_per_guest} }} counter drop
         {dns}
+        {proxy}
         counter drop
     }}
     chain forward {{

@@ -18,7 +18,8 @@ from appliance.cubevs.base import DropReason
 from appliance.cubevs.kernel import NO_PREALLOC, BpfMap, MapShape, MapType
 from appliance.domain.errors import NetworkFailure
 
-# Of the pinned maps. Raise it when a struct of maps.h changes: another layout lives in another directory.
+# Of the pinned maps. Raise it when a struct of maps.h changes: another layout lives in another directory. A field that
+# takes the place of zeros, and whose zero means what the zeros meant, is no change.
 LAYOUT_VERSION: Final = 1
 
 MAX_TAPS: Final = 4096
@@ -29,11 +30,13 @@ _DROP_COUNTERS: Final = 32
 _POLICY_FIXED_BITS: Final = 96
 
 ONLY_KEY: Final = struct.pack("=I", 0)
+NOWHERE: Final = IPv4Address(0)
 
 
 class TapFlag(IntFlag):
     ADMITTED = 1
     INTERNET = 2
+    BY_DOMAIN = 4
 
 
 UNADMITTED: Final = TapFlag(0)
@@ -65,8 +68,10 @@ class Config:
     tcp_idle_s: int
     tcp_closed_s: int
     datagram_idle_s: int
+    proxy_http_port: int
+    proxy_tls_port: int
 
-    LAYOUT = struct.Struct("=4s4s4s4sIIII")
+    LAYOUT = struct.Struct("=4s4s4s4sIII2s2s")
 
     def pack(self) -> bytes:
         return self.LAYOUT.pack(
@@ -77,7 +82,8 @@ class Config:
             self.tcp_idle_s,
             self.tcp_closed_s,
             self.datagram_idle_s,
-            0,
+            self.proxy_http_port.to_bytes(2, "big"),
+            self.proxy_tls_port.to_bytes(2, "big"),
         )
 
 
@@ -162,21 +168,25 @@ class SessionKey:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """When a flow was last seen (nanoseconds of CLOCK_MONOTONIC) and who opened and closed it."""
+    """When a flow was last seen (nanoseconds of CLOCK_MONOTONIC) and who opened and closed it.
+
+    `original` is where the guest sent a flow that goes to the egress proxy, NOWHERE for every other.
+    """
 
     seen_ns: int
     opener: Opener
     closed: Closed
+    original: IPv4Address = NOWHERE
 
-    LAYOUT = struct.Struct("=QBB6x")
+    LAYOUT = struct.Struct("=QBB2x4s")
 
     def pack(self) -> bytes:
-        return self.LAYOUT.pack(self.seen_ns, self.opener, self.closed)
+        return self.LAYOUT.pack(self.seen_ns, self.opener, self.closed, self.original.packed)
 
     @classmethod
     def unpack(cls, value: bytes) -> Self:
-        seen_ns, opener, closed = cls.LAYOUT.unpack(value)
-        return cls(seen_ns, Opener(opener), Closed(closed))
+        seen_ns, opener, closed, original = cls.LAYOUT.unpack(value)
+        return cls(seen_ns, Opener(opener), Closed(closed), IPv4Address(original))
 
 
 def pack_index(index: int) -> bytes:

@@ -10,8 +10,8 @@ import asyncio
 import errno
 import socket
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
@@ -21,7 +21,17 @@ from typing import Final
 import structlog
 
 from appliance.cubevs import firewall, netlink, sockets, taps
-from appliance.cubevs.base import GATEWAY_MAC, DropReason, EgressPolicy, Tap
+from appliance.cubevs.base import (
+    GATEWAY_MAC,
+    HARD_DENIED_NETWORKS,
+    PROXY_HTTP_PORT,
+    PROXY_TLS_PORT,
+    DropReason,
+    EgressPolicy,
+    Tap,
+)
+from appliance.cubevs.egress import rule_files
+from appliance.cubevs.egress.rules import SandboxRules
 from appliance.cubevs.kernel import is_bpffs
 from appliance.cubevs.loader import KernelHeaders, Programs, forget_other_programs, load_programs
 from appliance.cubevs.maps import (
@@ -51,19 +61,6 @@ log = structlog.get_logger()
 NODE_DEVICE: Final = "cube0"
 DEFAULT_NETWORK: Final = IPv4Network("10.88.0.0/16")
 
-# Never reachable, whatever a setting or a policy says: clouds hand out credentials there.
-HARD_DENIED_NETWORKS: Final = tuple(
-    IPv4Network(network)
-    for network in (
-        "169.254.0.0/16",  # link local, with 169.254.169.254
-        "168.63.129.16/32",  # Azure
-        "100.100.100.200/32",  # Alibaba
-        "127.0.0.0/8",
-        "0.0.0.0/8",
-        "224.0.0.0/4",
-        "240.0.0.0/4",
-    )
-)
 # What an operator may replace, on a node whose sandboxes are to reach the private network.
 DEFAULT_DENIED_NETWORKS: Final = tuple(
     IPv4Network(network) for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
@@ -78,7 +75,7 @@ class SwitchSettings:
     bpffs: Path = Path("/run/cube/bpf")
     """Where a BPF file system is mounted; not under /sys, which containers see read-only."""
     dns_address: IPv4Address | None = DEFAULT_NETWORK[1]
-    """Where guests' questions to their gateway, UDP port 53, are sent. None: guests have no DNS."""
+    """Where guests' questions to their gateway, port 53, are sent. None: guests have no DNS."""
     denied_networks: tuple[IPv4Network, ...] = DEFAULT_DENIED_NETWORKS
     sessions_per_tap: int = 4096
     """Flows one guest may have open, about 100 bytes each, taken at tap creation."""
@@ -87,6 +84,8 @@ class SwitchSettings:
     datagram_idle: timedelta = timedelta(minutes=3)
     kernel_headers: KernelHeaders | None = None
     """Where BCC finds kernel headers; None: found under /lib/modules."""
+    egress_rules: Path = rule_files.DEFAULT_DIRECTORY
+    """Where the rules by domain are left for the egress proxy."""
     vmm_uid_base: int = 100_000
     """The VMM behind tap N runs as this plus N, who owns the tap: what one VMM owns, another cannot open or signal."""
 
@@ -168,12 +167,13 @@ class CubeVS:
             maps = self._require_started().maps
             former = self._entry(tap, maps)
             generation = (former.generation + 1) & 0xFFFFFFFF
-            flags = TapFlag.ADMITTED | (TapFlag.INTERNET if policy.allow_internet else UNADMITTED)
             # The programs look under the generation that the tap's entry names: writing the entry switches over.
             try:
                 for key in policy_keys(tap.ifindex, generation, policy):
                     maps.policy.put(key.pack(), pack_mark())
-                maps.taps.put(pack_index(tap.ifindex), TapEntry(tap.address, flags, generation).pack())
+                with self._published(tap, sandbox_id, policy):
+                    entry = TapEntry(tap.address, tap_flags(policy), generation)
+                    maps.taps.put(pack_index(tap.ifindex), entry.pack())
             except OSError as error:
                 # The next policy is written under the same generation, and must not find what this one left.
                 _forget_policy(maps, tap.ifindex, keep=former.generation)
@@ -213,6 +213,37 @@ class CubeVS:
         replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
         await asyncio.to_thread(reap_sessions, maps, self._config())
 
+    @contextmanager
+    def _published(self, tap: Tap, sandbox_id: SandboxId, policy: EgressPolicy) -> Iterator[None]:
+        """Publish the rules by domain while the block switches the programs over. Where it fails, the former ones stay.
+
+        The proxy knows the new rules before the programs send it what they are for, and keeps the old no longer than
+        they are in force: at no time does it let pass what neither policy allows.
+        """
+        directory = self._settings.egress_rules
+        if not policy.allow_domains:
+            yield
+            rule_files.withdraw(directory, tap.address)
+            return
+        former = rule_files.read(directory, tap.address)
+        rules = SandboxRules(
+            sandbox_id=sandbox_id,
+            allow_domains=policy.allow_domains,
+            allow=policy.allow,
+            deny=policy.deny,
+            sandbox_network=self._settings.network,
+            denied_networks=self._settings.denied_networks,
+        )
+        rule_files.publish(directory, tap.address, rules)
+        try:
+            yield
+        except OSError:
+            if former is None:
+                rule_files.withdraw(directory, tap.address)
+            else:
+                rule_files.publish(directory, tap.address, former)
+            raise
+
     def _require_started(self) -> _Started:
         if self._started is None:
             raise NetworkFailure("CubeVS is not started")
@@ -227,6 +258,8 @@ class CubeVS:
             tcp_idle_s=int(settings.tcp_idle.total_seconds()),
             tcp_closed_s=int(settings.tcp_closed.total_seconds()),
             datagram_idle_s=int(settings.datagram_idle.total_seconds()),
+            proxy_http_port=PROXY_HTTP_PORT,
+            proxy_tls_port=PROXY_TLS_PORT,
         )
 
     async def _hold_node_address(self) -> None:
@@ -254,6 +287,9 @@ class CubeVS:
         generations = {unpack_index(key): self._generation(key, maps) for key in known}
         for key in stale_policy(maps.policy.keys(), generations):
             maps.policy.delete(key)
+        admitted = {tap.address for tap in present if TapFlag.BY_DOMAIN in self._entry(tap, maps).flags}
+        for address in rule_files.published(self._settings.egress_rules) - admitted:
+            rule_files.withdraw(self._settings.egress_rules, address)
 
     async def _set_up(self, tap: Tap, started: _Started) -> None:
         """Make a tap work, unadmitted unless it is admitted already. What guards it comes before its first packet."""
@@ -280,6 +316,7 @@ class CubeVS:
     async def _revoke(self, tap: Tap, maps: Maps) -> None:
         entry = self._entry(tap, maps)
         maps.taps.put(pack_index(tap.ifindex), TapEntry(tap.address, UNADMITTED, entry.generation).pack())
+        rule_files.withdraw(self._settings.egress_rules, tap.address)
         # First the sockets, whose last resets are packets of the node's that open sessions anew, then the sessions.
         if self.resets_connections:
             await asyncio.to_thread(sockets.abort_connections, tap.address)
@@ -308,6 +345,16 @@ class CubeVS:
 class _Started:
     maps: Maps
     programs: Programs
+
+
+def tap_flags(policy: EgressPolicy) -> TapFlag:
+    """Return what is said of a policy in the entry of an admitted tap."""
+    flags = TapFlag.ADMITTED
+    if policy.allow_internet:
+        flags |= TapFlag.INTERNET
+    if policy.allow_domains:
+        flags |= TapFlag.BY_DOMAIN
+    return flags
 
 
 def policy_keys(ifindex: int, generation: int, policy: EgressPolicy) -> list[PolicyKey]:

@@ -14,11 +14,12 @@ ALL_TRAFFIC = "0.0.0.0/0"
 MAX_ENTRIES = 256
 """Of each list: the switch has room for a bounded number over all sandboxes of a node."""
 _MAX_HOST_LENGTH = 253
+"""Of a domain as well."""
 
 # The placeholder may stand in a label of the host, or as the port.
 _LABEL = r"(?:[A-Za-z0-9_-]|\$\{PORT\})+"
 _MASK = re.compile(rf"(?P<host>{_LABEL}(?:\.{_LABEL})*)(?::(?P<port>\d{{1,5}}|\$\{{PORT\}}))?")
-# The last label of a domain is no number, which tells it from an address.
+# `example.com`, `*.example.com` or `*`. The last label is no number, which tells a domain from an address.
 _DOMAIN = re.compile(r"\*|(?:\*\.)?(?:[A-Za-z0-9_-]+\.)*[A-Za-z][A-Za-z0-9-]*\.?")
 _DOMAINS_NEED_DENY_ALL = (
     "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out"
@@ -32,7 +33,7 @@ class SandboxNetwork:
 
     allow_internet: bool = True
     allow_out: tuple[str, ...] = ()
-    """IPv4 addresses and CIDRs; they beat `deny_out`."""
+    """IPv4 addresses, CIDRs and domains, as the caller gave them; they beat `deny_out`."""
     deny_out: tuple[str, ...] = ()
     allow_public_traffic: bool = True
     """False: the proxy demands the sandbox's traffic token."""
@@ -53,20 +54,36 @@ def parse_networks(entries: Iterable[str], *, kind: str) -> tuple[IPv4Network, .
     return tuple(networks)
 
 
+def parse_domains(entries: Iterable[str]) -> tuple[str, ...]:
+    """Return domains in the form in which they are compared: lower case, no final dot."""
+    domains = []
+    for entry in entries:
+        if not is_domain(entry):
+            raise InvalidRequest(f"invalid allowed address {entry}")
+        domains.append(entry.lower().removesuffix("."))
+    return tuple(domains)
+
+
+def is_domain(entry: str) -> bool:
+    return len(entry) <= _MAX_HOST_LENGTH and _DOMAIN.fullmatch(entry) is not None
+
+
+def split_allowed(entries: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the addresses and CIDRs of an `allowOut`, and its domains, each in their order."""
+    kept = tuple(entries)
+    return tuple(e for e in kept if not is_domain(e)), tuple(e for e in kept if is_domain(e))
+
+
 def check_network(network: SandboxNetwork) -> None:
-    """Raise InvalidRequest where a rule is none, or one that is not served. The texts are E2B's."""
+    """Raise InvalidRequest where a rule is none. The texts are E2B's."""
     for field, entries in (("network.allowOut", network.allow_out), ("network.denyOut", network.deny_out)):
         if len(entries) > MAX_ENTRIES:
             raise InvalidRequest(f"{field} can have at most {MAX_ENTRIES} entries; merge neighbouring networks")
     denied = parse_networks(network.deny_out, kind="denied CIDR")
-    domains = [entry for entry in network.allow_out if _DOMAIN.fullmatch(entry)]
-    parse_networks((entry for entry in network.allow_out if entry not in domains), kind="allowed address")
+    addresses, domains = split_allowed(network.allow_out)
+    parse_networks(addresses, kind="allowed address")
     if domains and IPv4Network(ALL_TRAFFIC) not in denied:
         raise InvalidRequest(_DOMAINS_NEED_DENY_ALL)
-    if domains:
-        raise InvalidRequest(
-            f"network.allowOut: domains, such as '{domains[0]}', are not supported by this release; list addresses"
-        )
     if network.mask_request_host is not None:
         check_mask(network.mask_request_host)
 

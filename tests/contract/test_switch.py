@@ -76,6 +76,7 @@ async def test_the_descriptor_of_a_tap_can_be_inherited(switch: Switch, tap: Tap
 async def test_admission_may_be_replaced(switch: Switch, tap: Tap) -> None:
     await switch.admit(tap, new_sandbox_id(), EgressPolicy())
     await switch.admit(tap, new_sandbox_id(), EgressPolicy(allow_internet=False))
+    await switch.admit(tap, new_sandbox_id(), EgressPolicy(allow_domains=("example.com",)))
 
 
 async def test_revoke_may_be_repeated_and_followed_by_another_sandbox(switch: Switch, tap: Tap) -> None:

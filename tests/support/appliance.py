@@ -205,6 +205,7 @@ def _bpffs(path: Path) -> Iterator[None]:
 
 def _write_settings(base: Path, database: MariaDb, redis: RedisServer, guest_dir: Path, pool: int) -> None:
     (base / "secrets").mkdir(mode=0o700)
+    (base / "egress").mkdir(mode=0o750)
     (base / "secrets" / "envd-seed").write_text("5" * 64)
     (base / "secrets" / "secrets-key").write_text("6" * 64)
     (base / "master.toml").write_text(
@@ -231,6 +232,7 @@ run_dir = "{base}/vm"
 guest_dir = "{guest_dir}"
 [network]
 bpffs = "{base}/bpf"
+egress_rules = "{base}/egress"
 [pool]
 per_template = {pool}
 """

@@ -49,10 +49,14 @@ class Site:
     node: NetworkNamespace
     outside: NetworkNamespace
     bpffs: Path
+    egress_rules: Path
+    """Where the switch leaves rules by domain."""
 
     def switch(self, *, sessions_per_tap: int = 4096) -> CubeVS:
         """Return a new switch, as a Cubelet that starts has; call it inside the node."""
-        return CubeVS(SwitchSettings(bpffs=self.bpffs, sessions_per_tap=sessions_per_tap))
+        return CubeVS(
+            SwitchSettings(bpffs=self.bpffs, egress_rules=self.egress_rules, sessions_per_tap=sessions_per_tap)
+        )
 
     def listen(self, address: IPv4Address, port: int) -> socket.socket:
         """Return a listening socket of the world outside."""
@@ -65,6 +69,8 @@ def site(directory: Path) -> Iterator[Site]:
     """Make a node with an uplink to a world that answers on several addresses, with no way from there into the node."""
     bpffs = directory / "bpf"
     bpffs.mkdir()
+    egress_rules = directory / "egress"
+    egress_rules.mkdir()
     with network_namespace("node") as node, network_namespace("outside") as outside:
         node.ip(f"link add uplink type veth peer name eth0 netns {outside.name}")
         node.ip(f"address add {NODE_UPLINK}/24 dev uplink")
@@ -81,7 +87,7 @@ def site(directory: Path) -> Iterator[Site]:
         outside.ip(f"route add 10.88.0.0/16 via {NODE_UPLINK}")
         subprocess.run(("mount", "-t", "bpf", "bpf", str(bpffs)), check=True, timeout=30)
         try:
-            yield Site(node, outside, bpffs)
+            yield Site(node, outside, bpffs, egress_rules)
         finally:
             subprocess.run(("umount", str(bpffs)), check=True, timeout=30)
 

@@ -7,6 +7,7 @@
  * apart by the tap's ifindex. Addressing, GUEST_ and GATEWAY_ constants come from base.py as definitions.
  *
  *   guest --> tap --[cube_from_guest: verify, decide, source becomes the tap's address]--> routing, masquerade --> out
+ *                      | HTTP and TLS under a policy by domain: destination becomes the egress proxy's --> the node
  *   guest <-- tap <--[cube_to_guest: only the node, or an answer; destination becomes the guest's]<-- routing <-- in
  *
  * What is not explicitly passed is dropped and counted under its reason.
@@ -38,6 +39,7 @@ static __always_inline int drop(u32 reason)
 }
 
 #include "arp.h"
+#include "proxy.h"
 
 /* A guest's ICMP error passes only to the node, about a flow that the node opened. */
 static __always_inline int error_from_guest(struct __sk_buff *skb, const struct cube_config *config,
@@ -98,8 +100,7 @@ int cube_from_guest(struct __sk_buff *skb)
 		return drop(DROP_UNSUPPORTED_PROTOCOL);
 
 	__be32 destination = packet.ip.daddr;
-	bool dns = destination == GATEWAY_ADDRESS && packet.ip.protocol == IPPROTO_UDP &&
-		   packet.destination_port == DNS_PORT && config->dns_address;
+	bool dns = destination == GATEWAY_ADDRESS && !icmp && packet.destination_port == DNS_PORT && config->dns_address;
 	if (dns)
 		destination = config->dns_address;
 
@@ -113,29 +114,37 @@ int cube_from_guest(struct __sk_buff *skb)
 
 	if (!dns && session && session->opener == OPENED_BY_NODE) {
 		/* An answer never begins a connection: a port of the node's that is listened on later stays closed. */
-		if ((packet.syn && !packet.ack) || (icmp && packet.icmp_type != ICMP_ECHOREPLY))
+		if (begins(&packet) || (icmp && packet.icmp_type != ICMP_ECHOREPLY))
 			return drop(DROP_TO_HOST);
 		record_answer(session, &packet);
 	} else {
 		if (!(tap->flags & TAP_ADMITTED))
 			return drop(DROP_NOT_ADMITTED);
-		/* A resolver is a way out: without internet there is none. */
+		/* A resolver is a way out: without internet there is none, unless names are what is allowed. */
 		if (dns)
-			reason = tap->flags & TAP_INTERNET ? 0 : DROP_POLICY;
+			reason = tap->flags & (TAP_INTERNET | TAP_BY_DOMAIN) ? 0 : DROP_POLICY;
 		else if (destination == GATEWAY_ADDRESS)
 			reason = DROP_TO_HOST;
 		else
 			reason = refuse(skb, config, tap, destination);
+		/*
+		 * To denied networks as well, which the packet never sees: the proxy says why it refuses, and the
+		 * operator may have permitted it what no guest reaches by address.
+		 */
+		__be16 port = dns ? 0 : proxy_port(config, tap, &packet);
+		if (port && (reason == DROP_POLICY || reason == DROP_DENIED_NETWORK ||
+			     (!reason && is_diverted(sessions, config, &packet, port))))
+			return divert(skb, config, tap, sessions, &packet, port);
 		if (!reason && icmp && packet.icmp_type != ICMP_ECHO)
 			reason = DROP_UNSUPPORTED_PROTOCOL;
 		if (reason)
 			return drop(reason);
-		record(sessions, &key, session, &packet, OPENED_BY_GUEST);
+		record(sessions, &key, session, &packet, OPENED_BY_GUEST, 0);
 	}
 
 	if (replace_address(skb, offsetof(struct iphdr, saddr), packet.ip.protocol, GUEST_ADDRESS, tap->address))
 		return drop(DROP_REWRITE_FAILED);
-	if (dns && replace_address(skb, offsetof(struct iphdr, daddr), IPPROTO_UDP, GATEWAY_ADDRESS, destination))
+	if (dns && replace_address(skb, offsetof(struct iphdr, daddr), packet.ip.protocol, GATEWAY_ADDRESS, destination))
 		return drop(DROP_REWRITE_FAILED);
 	return TC_ACT_OK;
 }
@@ -157,10 +166,10 @@ static __always_inline int error_to_guest(struct __sk_buff *skb, const struct cu
 	};
 	struct cube_session *session = find_session(sessions, config, &key);
 
-	if (quoted.ip.saddr != tap->address || !session)
+	if (quoted.ip.saddr != tap->address || !session || session->original)
 		return drop(DROP_NOT_FROM_HOST);
 	if (session->opener == OPENED_BY_GUEST && quoted.ip.daddr == config->dns_address &&
-	    quoted.ip.protocol == IPPROTO_UDP && quoted.destination_port == DNS_PORT &&
+	    quoted.ip.protocol != IPPROTO_ICMP && quoted.destination_port == DNS_PORT &&
 	    replace_quoted(skb, offsetof(struct iphdr, daddr), quoted.ip.daddr, GATEWAY_ADDRESS))
 		return drop(DROP_REWRITE_FAILED);
 	if (replace_quoted(skb, offsetof(struct iphdr, saddr), tap->address, GUEST_ADDRESS) ||
@@ -201,12 +210,14 @@ int cube_to_guest(struct __sk_buff *skb)
 	};
 	struct cube_session *session = find_session(sessions, config, &key);
 	bool answer = session && session->opener == OPENED_BY_GUEST;
-	bool from_dns = packet.ip.saddr == config->dns_address && packet.ip.protocol == IPPROTO_UDP &&
-			packet.source_port == DNS_PORT;
+	bool from_dns = packet.ip.saddr == config->dns_address && !icmp && packet.source_port == DNS_PORT;
+
+	if (is_from_proxy(config, &packet))
+		return return_diverted(skb, config, tap, session, &packet);
 
 	/* The kernel notes where it received a packet that it forwards; one that the node itself sent came from nowhere. */
 	if (!skb->ingress_ifindex && !from_dns) {
-		record(sessions, &key, session, &packet, OPENED_BY_NODE);
+		record(sessions, &key, session, &packet, OPENED_BY_NODE, 0);
 	} else {
 		if (!answer || !(tap->flags & TAP_ADMITTED) || (icmp && packet.icmp_type != ICMP_ECHOREPLY))
 			return drop(DROP_NOT_FROM_HOST);
@@ -216,7 +227,8 @@ int cube_to_guest(struct __sk_buff *skb)
 		record_answer(session, &packet);
 	}
 
-	if (from_dns && replace_address(skb, offsetof(struct iphdr, saddr), IPPROTO_UDP, packet.ip.saddr, GATEWAY_ADDRESS))
+	if (from_dns &&
+	    replace_address(skb, offsetof(struct iphdr, saddr), packet.ip.protocol, packet.ip.saddr, GATEWAY_ADDRESS))
 		return drop(DROP_REWRITE_FAILED);
 	if (replace_address(skb, offsetof(struct iphdr, daddr), packet.ip.protocol, tap->address, GUEST_ADDRESS))
 		return drop(DROP_REWRITE_FAILED);

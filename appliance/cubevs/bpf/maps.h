@@ -20,11 +20,13 @@ struct cube_config {
 	u32 tcp_idle_s;
 	u32 tcp_closed_s;       /* after a reset, or a FIN from both sides */
 	u32 datagram_idle_s;    /* UDP and ICMP echo */
-	u32 reserved;
+	__be16 proxy_http_port; /* of the egress proxy on `node_address`; zero: there is none */
+	__be16 proxy_tls_port;
 };
 
 #define TAP_ADMITTED 1u
 #define TAP_INTERNET 2u
+#define TAP_BY_DOMAIN 4u     /* the egress proxy decides about HTTP and TLS that no address rule allows */
 
 struct cube_tap {
 	__be32 address;
@@ -69,7 +71,8 @@ struct cube_session {
 	u64 seen_ns;            /* CLOCK_MONOTONIC_COARSE */
 	u8 opener;
 	u8 closed;
-	u8 zero[6];
+	u8 zero[2];
+	__be32 original;        /* where the guest sent what goes to the egress proxy, its peer here; zero elsewhere */
 };
 
 /* Only the shape of the inner map matters here: the real ones, one a tap, are made by user space. */

@@ -45,6 +45,12 @@ static __always_inline bool is_icmp_error(const struct packet *packet)
 		packet->icmp_type == ICMP_PARAMETERPROB);
 }
 
+/* Is this the first packet of a TCP connection? */
+static __always_inline bool begins(const struct packet *packet)
+{
+	return packet->syn && !packet->ack;
+}
+
 static __always_inline int load_icmp(struct __sk_buff *skb, u32 offset, struct packet *packet)
 {
 	struct icmphdr icmp;
@@ -148,6 +154,15 @@ static __always_inline int replace_address(struct __sk_buff *skb, u32 field, u8 
 					     BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 | sizeof(to));
 	if (failed || bpf_l3_csum_replace(skb, IP_OFFSET + offsetof(struct iphdr, check), from, to, sizeof(to)) ||
 	    bpf_skb_store_bytes(skb, IP_OFFSET + field, &to, sizeof(to), 0))
+		return DROP_REWRITE_FAILED;
+	return 0;
+}
+
+/* Replace the TCP port at `field`. Where the checksum is left to the device, ports are no part of what is there yet. */
+static __always_inline int replace_port(struct __sk_buff *skb, u32 field, __be16 from, __be16 to)
+{
+	if (bpf_l4_csum_replace(skb, L4_OFFSET + offsetof(struct tcphdr, check), from, to, sizeof(to)) ||
+	    bpf_skb_store_bytes(skb, L4_OFFSET + field, &to, sizeof(to), 0))
 		return DROP_REWRITE_FAILED;
 	return 0;
 }

@@ -7,14 +7,19 @@
 
 #define NS_PER_S 1000000000ull
 
-static __always_inline bool is_expired(const struct cube_config *config, u8 protocol, const struct cube_session *session)
+static __always_inline bool is_closed(const struct cube_session *session)
 {
 	const u8 both = CLOSED_BY_GUEST | CLOSED_BY_PEER;
+
+	return (session->closed & RESET) || (session->closed & both) == both;
+}
+
+static __always_inline bool is_expired(const struct cube_config *config, u8 protocol, const struct cube_session *session)
+{
 	u64 limit_s = config->datagram_idle_s;
 
 	if (protocol == IPPROTO_TCP)
-		limit_s = (session->closed & RESET) || (session->closed & both) == both ? config->tcp_closed_s
-											 : config->tcp_idle_s;
+		limit_s = is_closed(session) ? config->tcp_closed_s : config->tcp_idle_s;
 	return bpf_ktime_get_coarse_ns() - session->seen_ns > limit_s * NS_PER_S;
 }
 
@@ -29,20 +34,28 @@ static __always_inline struct cube_session *find_session(void *sessions, const s
 	return session;
 }
 
-/* Note a packet of the side that opened the session; the first one, or a new TCP handshake, makes the session. */
+/*
+ * Note a packet of the side that opened the session; the first one, or a new TCP handshake, makes the session.
+ * `original` is where the guest sent a flow that is diverted to the egress proxy, zero for every other.
+ */
 static __always_inline void record(void *sessions, struct cube_session_key *key, struct cube_session *session,
-				   const struct packet *packet, u8 opener)
+				   const struct packet *packet, u8 opener, __be32 original)
 {
 	u8 closed = packet->rst ? RESET : 0;
 
 	if (packet->fin)
 		closed |= opener == OPENED_BY_GUEST ? CLOSED_BY_GUEST : CLOSED_BY_PEER;
-	if (session && session->opener == opener && !(packet->syn && !packet->ack)) {
+	if (session && session->opener == opener && !begins(packet)) {
 		session->seen_ns = bpf_ktime_get_coarse_ns();
 		session->closed |= closed;
 		return;
 	}
-	struct cube_session fresh = {.seen_ns = bpf_ktime_get_coarse_ns(), .opener = opener, .closed = closed};
+	struct cube_session fresh = {
+		.seen_ns = bpf_ktime_get_coarse_ns(),
+		.opener = opener,
+		.closed = closed,
+		.original = original,
+	};
 	bpf_map_update_elem(sessions, key, &fresh, BPF_ANY);
 }
 

@@ -13,7 +13,14 @@ from appliance.clients.node import NodeClient
 from appliance.common import failpoints
 from appliance.contracts.node import NetworkPolicy, NodeSandboxState, OnTimeout, Pause, Resume
 from appliance.cubelet.runtime import Stage
-from appliance.domain.errors import Conflict, CubeError, GuestUnresponsive, NodeFailure, SandboxNotFound
+from appliance.domain.errors import (
+    Conflict,
+    CubeError,
+    GuestUnresponsive,
+    InvalidRequest,
+    NodeFailure,
+    SandboxNotFound,
+)
 from appliance.domain.ids import SandboxId
 from tests.integration.cubelet.conftest import TEMPLATE, FakeMachineRoom, Ledger, built, created
 from tests.support.waiting import eventually
@@ -354,3 +361,23 @@ async def test_the_network_of_a_running_sandbox_is_replaced(node: FakeMachineRoo
     assert admission is not None
     assert not admission.policy.allow_internet
     assert [str(network) for network in admission.policy.allow] == ["1.1.1.1/32"]
+
+    by_domain = NetworkPolicy(deny_out=("0.0.0.0/0",), allow_domains=("Example.com", "*.example.com"))
+    await cubelet.set_network(sandbox_id, by_domain)
+    admission = node.switch.admission(tap)
+    assert admission is not None
+    assert admission.policy.allow_domains == ("example.com", "*.example.com")
+    with pytest.raises(InvalidRequest, match="invalid allowed address a b"):
+        await cubelet.set_network(sandbox_id, NetworkPolicy(allow_domains=("a b",)))
+
+
+async def test_a_sandbox_wakes_up_under_rules_by_domain(node: FakeMachineRoom, cubelet: NodeClient) -> None:
+    sandbox_id = await created(cubelet, await built(cubelet))
+    await cubelet.pause_sandbox(sandbox_id, FULL)
+    by_domain = NetworkPolicy(deny_out=("0.0.0.0/0",), allow_domains=("example.com",))
+    await cubelet.resume_sandbox(sandbox_id, again(network=by_domain))
+    tap = node.record_of(sandbox_id).tap
+    assert tap is not None
+    admission = node.switch.admission(tap)
+    assert admission is not None
+    assert admission.policy.allow_domains == ("example.com",)

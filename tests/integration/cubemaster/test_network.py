@@ -13,6 +13,10 @@ from appliance.contracts.node import NetworkPolicy
 from appliance.domain import errors
 from tests.integration.cubemaster.conftest import Appliance
 
+DOMAINS_NEED_DENY_ALL = (
+    "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out"
+    " to block all other traffic."
+)
 RULES = {"allow_internet": False, "allow_out": ("1.1.1.1", "8.8.0.0/16"), "deny_out": ("10.0.0.0/8",)}
 
 
@@ -37,6 +41,10 @@ async def test_bad_rules_are_refused_before_anything_is_made(appliance: Applianc
     for rules, message in (
         ({"deny_out": ["x"]}, "invalid denied CIDR x"),
         ({"allow_out": ["::1"]}, "invalid allowed address ::1"),
+        (
+            {"allow_out": ["a.b"], "deny_out": ["10.0.0.0/8"]},
+            DOMAINS_NEED_DENY_ALL,
+        ),
         ({"mask_request_host": "a b"}, "mask request host is not valid: a b"),
     ):
         with pytest.raises(errors.InvalidRequest) as refused:
@@ -57,6 +65,22 @@ async def test_rules_are_replaced_on_the_node_and_in_the_row(appliance: Applianc
     now = await appliance.master.get_sandbox(made.sandbox_id)
     assert (now.allow_internet, now.allow_out, now.deny_out) == (True, (), ("0.0.0.0/0",))
     assert now.mask_request_host == "localhost"
+
+
+async def test_domains_are_kept_as_given_and_told_apart_for_the_node(appliance: Appliance) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    allowed = ("Example.com", "1.1.1.1", "*.example.com")
+    denied = ("0.0.0.0/0",)
+    policy = NetworkPolicy(allow_out=("1.1.1.1",), deny_out=denied, allow_domains=("Example.com", "*.example.com"))
+    made = await appliance.sandbox(team_id, allow_out=allowed, deny_out=denied)
+    assert appliance.node.requests[made.sandbox_id].network == policy
+    assert (await appliance.master.get_sandbox(made.sandbox_id)).allow_out == allowed
+
+    updated = await appliance.sandbox(team_id)
+    new = NewEgress(team_id=team_id, allow_out=allowed, deny_out=denied)
+    await appliance.master.set_egress(updated.sandbox_id, new)
+    assert appliance.node.policies[updated.sandbox_id] == policy
+    assert (await appliance.master.get_sandbox(updated.sandbox_id)).allow_out == allowed
 
 
 async def test_a_bad_update_changes_nothing(appliance: Appliance) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
 from appliance.cubevs.base import EgressPolicy, Tap
+from appliance.cubevs.maps import open_maps
 from appliance.cubevs.switch import CubeVS
 from appliance.domain.ids import new_sandbox_id
+from tests.integration.cubevs.port import Port
 from tests.support.sandbox_net import Guest, Site, guest, site
 
 MakeGuest = Callable[..., Awaitable[tuple[Tap, Guest]]]
@@ -56,3 +58,25 @@ async def make_guest(switch: CubeVS) -> AsyncIterator[MakeGuest]:
             return tap, behind
 
         yield make
+
+
+@pytest.fixture
+async def make_port(switch: CubeVS, in_node: Site) -> AsyncIterator[Callable[[], Awaitable[Port]]]:
+    maps = open_maps(in_node.bpffs / "v1" / "maps", sessions_per_tap=16)
+    with ExitStack() as stack:
+
+        async def make() -> Port:
+            return stack.enter_context(closing(Port(await switch.create_tap(), in_node, maps)))
+
+        yield make
+
+
+@pytest.fixture
+async def unadmitted(make_port: Callable[[], Awaitable[Port]]) -> Port:
+    return await make_port()
+
+
+@pytest.fixture
+async def port(switch: CubeVS, unadmitted: Port) -> Port:
+    await switch.admit(unadmitted.tap, new_sandbox_id(), EgressPolicy())
+    return unadmitted

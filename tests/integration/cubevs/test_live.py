@@ -156,7 +156,7 @@ async def test_guest_cannot_reach_the_node(make_guest: MakeGuest, switch: CubeVS
 async def test_gateway_has_no_open_port_but_dns(make_guest: MakeGuest, switch: CubeVS) -> None:
     _, guest = await make_guest()
     before = await switch.drops()
-    with listen(IPv4Address(0), 53) as server, begin_connect(guest, GATEWAY_ADDRESS, 53), guest.udp() as datagrams:
+    with listen(IPv4Address(0), 80) as server, begin_connect(guest, GATEWAY_ADDRESS, 80), guest.udp() as datagrams:
         datagrams.sendto(b"hello", (str(GATEWAY_ADDRESS), 5353))
         await dropped(switch, DropReason.TO_HOST, before, at_least=2)
         assert nothing_arrived(server)
@@ -292,6 +292,15 @@ async def test_dns_is_answered_by_the_node(make_guest: MakeGuest, in_node: Site)
         question, client = server.recvfrom(512)
         server.sendto(b"answer to " + question, client)
         assert resolver.recv(512) == b"answer to question"
+
+
+async def test_long_answers_of_dns_come_by_tcp(make_guest: MakeGuest, in_node: Site) -> None:
+    _, guest = await make_guest()
+    with listen(IPv4Address("10.88.0.1"), 53) as server, guest.connect(GATEWAY_ADDRESS, 53) as resolver:
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(5)
+            assert transfer(connection, resolver, MEBIBYTE) == MEBIBYTE
 
 
 async def test_no_dns_without_internet(make_guest: MakeGuest, switch: CubeVS, in_node: Site) -> None:

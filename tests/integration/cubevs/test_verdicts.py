@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-import os
 import random
 import socket
-import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
-from typing import Final
 
 import pytest
 
-from appliance.cubevs.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, DropReason, EgressPolicy, Tap
-from appliance.cubevs.kernel import open_pin, run_program
-from appliance.cubevs.loader import FROM_GUEST, TO_GUEST
-from appliance.cubevs.maps import ONLY_KEY, Closed, Config, Maps, Opener, Session, SessionKey, open_maps
+from appliance.cubevs.base import (
+    GATEWAY_ADDRESS,
+    GATEWAY_MAC,
+    GUEST_ADDRESS,
+    GUEST_MAC,
+    PROXY_HTTP_PORT,
+    PROXY_TLS_PORT,
+    DropReason,
+    EgressPolicy,
+)
+from appliance.cubevs.maps import ONLY_KEY, Closed, Config, Opener, Session, SessionKey
 from appliance.cubevs.switch import CubeVS
 from appliance.domain.ids import new_sandbox_id
+from tests.integration.cubevs.port import (
+    DROP,
+    ECHO_REPLY,
+    ECHO_REQUEST,
+    NEIGHBOUR,
+    NODE,
+    PASS,
+    REDIRECT,
+    UNREACHABLE,
+    Port,
+    guest_echo,
+    guest_tcp,
+    guest_udp,
+)
 from tests.support.packets import (
     ACK,
     ICMP,
@@ -38,100 +55,9 @@ from tests.support.packets import (
     udp,
     udp_frame,
 )
-from tests.support.sandbox_net import METADATA, NODE_UPLINK, OUTSIDE, Site
+from tests.support.sandbox_net import METADATA, NODE_UPLINK, OUTSIDE
 
 pytestmark = pytest.mark.root
-
-PASS: Final = 0
-DROP: Final = 2
-REDIRECT: Final = 7
-NODE = IPv4Address("10.88.0.1")
-NEIGHBOUR = IPv4Address("10.88.0.200")
-ECHO_REQUEST, ECHO_REPLY, UNREACHABLE = 8, 0, 3
-
-
-@dataclass(frozen=True)
-class Outcome:
-    verdict: int
-    reason: DropReason | None
-    frame: bytes
-
-
-class Port:
-    """The programs of one tap, by hand."""
-
-    def __init__(self, tap: Tap, place: Site, maps: Maps) -> None:
-        self.tap = tap
-        self.maps = maps
-        self.uplink = int(place.node.run("cat", "/sys/class/net/uplink/ifindex"))
-        self._context = struct.Struct("=36xII148x")  # ingress_ifindex and ifindex of __sk_buff
-        (pins,) = (place.bpffs / "v1" / "programs").iterdir()
-        self._programs = {name: os.fdopen(open_pin(pins / name), "rb") for name in (FROM_GUEST, TO_GUEST)}
-
-    def close(self) -> None:
-        for program in self._programs.values():
-            program.close()
-
-    def from_guest(self, frame: Frame | bytes) -> Outcome:
-        return self._run(FROM_GUEST, frame, came_from=self.tap.ifindex)
-
-    def from_node(self, frame: Frame | bytes) -> Outcome:
-        return self._run(TO_GUEST, frame, came_from=0)
-
-    def from_outside(self, frame: Frame | bytes) -> Outcome:
-        return self._run(TO_GUEST, frame, came_from=self.uplink)
-
-    def answered_arp(self, frame: bytes) -> Outcome:
-        return self._run(TO_GUEST, frame, came_from=self.tap.ifindex)
-
-    def passes(self, frame: Frame) -> bool:
-        """Does the guest get this frame out? Without the reason, for many frames."""
-        context = self._context.pack(self.tap.ifindex, self.tap.ifindex)
-        return run_program(self._programs[FROM_GUEST].fileno(), frame.pack(), context=context).verdict == PASS
-
-    def _run(self, program: str, frame: Frame | bytes, *, came_from: int) -> Outcome:
-        data = frame.pack() if isinstance(frame, Frame) else frame
-        context = self._context.pack(came_from, self.tap.ifindex)
-        before = self.maps.drops()
-        result = run_program(self._programs[program].fileno(), data, context=context)
-        after = self.maps.drops()
-        reasons = [reason for reason in DropReason if after[reason] != before[reason]]
-        assert len(reasons) == (1 if result.verdict == DROP else 0), "every drop has one reason, nothing else has any"
-        return Outcome(result.verdict, reasons[0] if reasons else None, result.frame)
-
-
-@pytest.fixture
-async def make_port(switch: CubeVS, in_node: Site) -> AsyncIterator[Callable[[], Awaitable[Port]]]:
-    maps = open_maps(in_node.bpffs / "v1" / "maps", sessions_per_tap=16)
-    with ExitStack() as stack:
-
-        async def make() -> Port:
-            return stack.enter_context(closing(Port(await switch.create_tap(), in_node, maps)))
-
-        yield make
-
-
-@pytest.fixture
-async def unadmitted(make_port: Callable[[], Awaitable[Port]]) -> Port:
-    return await make_port()
-
-
-@pytest.fixture
-async def port(switch: CubeVS, unadmitted: Port) -> Port:
-    await switch.admit(unadmitted.tap, new_sandbox_id(), EgressPolicy())
-    return unadmitted
-
-
-def guest_udp(destination: IPv4Address = OUTSIDE, dport: int = 4000, data: bytes = b"data") -> Frame:
-    return udp_frame(GUEST_ADDRESS, destination, 5000, dport, data)
-
-
-def guest_tcp(destination: IPv4Address = OUTSIDE, *, sport: int = 5000, dport: int = 80, flags: int = SYN) -> Frame:
-    return tcp_frame(GUEST_ADDRESS, destination, sport, dport, flags)
-
-
-def guest_echo(destination: IPv4Address = OUTSIDE, kind: int = ECHO_REQUEST) -> Frame:
-    return Frame(destination=destination, protocol=ICMP, l4=icmp(kind, 0, 0x00070001, b"payload"))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +119,9 @@ REFUSED: dict[str, tuple[Frame | bytes, DropReason]] = {
     "node": (guest_tcp(NODE, dport=22), DropReason.TO_HOST),
     "node's uplink": (guest_tcp(NODE_UPLINK, dport=22), DropReason.TO_HOST),
     "ping of the node": (guest_echo(NODE), DropReason.TO_HOST),
-    "gateway": (guest_tcp(GATEWAY_ADDRESS, dport=53), DropReason.TO_HOST),
+    "gateway": (guest_tcp(GATEWAY_ADDRESS, dport=80), DropReason.TO_HOST),
+    "proxy": (guest_tcp(NODE, dport=PROXY_TLS_PORT), DropReason.TO_HOST),
+    "proxy at the gateway": (guest_tcp(GATEWAY_ADDRESS, dport=PROXY_HTTP_PORT), DropReason.TO_HOST),
     "broadcast of the uplink": (guest_udp(IPv4Address("203.0.113.255")), DropReason.TO_HOST),
     **{
         str(address): (guest_udp(IPv4Address(address)), DropReason.DENIED_NETWORK)
@@ -349,13 +277,16 @@ async def test_a_reset_is_remembered(port: Port) -> None:
     assert Closed.RESET in Session.unpack(found).closed
 
 
-async def test_dns_goes_to_the_node_and_comes_back_from_the_gateway(port: Port) -> None:
-    asked = port.from_guest(guest_udp(GATEWAY_ADDRESS, 53))
+@pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
+async def test_dns_goes_to_the_node_and_comes_back_from_the_gateway(port: Port, *, tcp: bool) -> None:
+    asked = port.from_guest(guest_tcp(GATEWAY_ADDRESS, dport=53) if tcp else guest_udp(GATEWAY_ADDRESS, 53))
     assert asked.verdict == PASS
     sent = parse(asked.frame)
     assert (sent.source, sent.destination, sent.checksums_right) == (port.tap.address, NODE, True)
 
-    answered = port.from_node(udp_frame(NODE, port.tap.address, 53, 5000))
+    address = port.tap.address
+    answer = tcp_frame(NODE, address, 53, 5000, SYN | ACK) if tcp else udp_frame(NODE, address, 53, 5000)
+    answered = port.from_node(answer)
     assert answered.verdict == PASS
     got = parse(answered.frame)
     assert (got.source, got.destination, got.checksums_right) == (GATEWAY_ADDRESS, GUEST_ADDRESS, True)

@@ -190,6 +190,14 @@ async def test_network_rules_are_replaced_whole(api: httpx.AsyncClient) -> None:
     assert (await api.get(path)).json()["allowInternetAccess"] is True
 
 
+async def test_allowed_domains_are_shown_as_they_were_given(api: httpx.AsyncClient) -> None:
+    rules = {"allowOut": ["*.Example.com", "1.1.1.1", "example.com"], "denyOut": ["0.0.0.0/0"]}
+    path = f"/sandboxes/{(await create(api, network=rules))['sandboxID']}"
+    assert (await api.get(path)).json()["network"] == {"allowPublicTraffic": True, **rules}
+    assert (await api.put(f"{path}/network", json={**rules, "allowOut": ["*"]})).status_code == 204
+    assert (await api.get(path)).json()["network"]["allowOut"] == ["*"]
+
+
 @pytest.mark.parametrize("field", ["dnsServers", "egressProxy", "rules"])
 async def test_an_update_that_cannot_be_served_is_refused_by_name(api: httpx.AsyncClient, field: str) -> None:
     path = f"/sandboxes/{(await create(api))['sandboxID']}/network"

@@ -32,14 +32,19 @@ SAMPLES = {
             tcp_idle_s=11,
             tcp_closed_s=12,
             datagram_idle_s=13,
+            proxy_http_port=0x1415,
+            proxy_tls_port=0x1617,
         ).pack(),
         """{.node_address = htonl(0x01020304), .sandbox_network = htonl(0x05060000),
             .sandbox_netmask = htonl(0xffff0000), .dns_address = htonl(0x09080706),
-            .tcp_idle_s = 11, .tcp_closed_s = 12, .datagram_idle_s = 13}""",
+            .tcp_idle_s = 11, .tcp_closed_s = 12,
+            .datagram_idle_s = 13, .proxy_http_port = htons(0x1415), .proxy_tls_port = htons(0x1617)}""",
     ),
     "cube_tap": (
-        maps.TapEntry(IPv4Address("1.2.3.4"), maps.TapFlag.ADMITTED | maps.TapFlag.INTERNET, 7).pack(),
-        "{.address = htonl(0x01020304), .flags = TAP_ADMITTED | TAP_INTERNET, .generation = 7}",
+        maps.TapEntry(
+            IPv4Address("1.2.3.4"), maps.TapFlag.ADMITTED | maps.TapFlag.INTERNET | maps.TapFlag.BY_DOMAIN, 7
+        ).pack(),
+        "{.address = htonl(0x01020304), .flags = TAP_ADMITTED | TAP_INTERNET | TAP_BY_DOMAIN, .generation = 7}",
     ),
     "cube_policy_key": (
         maps.PolicyKey(3, 4, maps.PolicyList.DENY, IPv4Network("5.6.0.0/16")).pack(),
@@ -55,8 +60,11 @@ SAMPLES = {
         "{.peer = htonl(0x01020304), .guest_port = htons(0x1122), .peer_port = htons(0x3344), .protocol = 17}",
     ),
     "cube_session": (
-        maps.Session(0x0102030405060708, maps.Opener.GUEST, maps.Closed.BY_PEER | maps.Closed.RESET).pack(),
-        "{.seen_ns = 0x0102030405060708, .opener = OPENED_BY_GUEST, .closed = CLOSED_BY_PEER | RESET}",
+        maps.Session(
+            0x0102030405060708, maps.Opener.GUEST, maps.Closed.BY_PEER | maps.Closed.RESET, IPv4Address("1.2.3.4")
+        ).pack(),
+        """{.seen_ns = 0x0102030405060708, .opener = OPENED_BY_GUEST, .closed = CLOSED_BY_PEER | RESET,
+            .original = htonl(0x01020304)}""",
     ),
 }
 PROLOGUE = """

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from appliance.cubevs import firewall, loader, taps
-from appliance.cubevs.base import EgressPolicy
+from appliance.cubevs.base import HARD_DENIED_NETWORKS, EgressPolicy
 from appliance.cubevs.maps import Closed, Config, Opener, PolicyKey, PolicyList, Session, SessionKey
 from appliance.cubevs.reaper import is_expired, stale_policy
-from appliance.cubevs.switch import DEFAULT_DENIED_NETWORKS, HARD_DENIED_NETWORKS, policy_keys
+from appliance.cubevs.switch import DEFAULT_DENIED_NETWORKS, policy_keys
 from appliance.domain.errors import NetworkFailure
 
 NETWORK = IPv4Network("10.88.0.0/16")
@@ -23,6 +23,8 @@ CONFIG = Config(
     tcp_idle_s=1000,
     tcp_closed_s=100,
     datagram_idle_s=10,
+    proxy_http_port=10080,
+    proxy_tls_port=10443,
 )
 SECOND = 1_000_000_000
 
@@ -89,11 +91,12 @@ def test_private_networks_are_denied_by_default(address: str) -> None:
 def test_the_ruleset_names_the_network_and_dns() -> None:
     text = firewall.ruleset(NETWORK, IPv4Address("10.88.0.1"), flows_per_guest=10)
     assert "ip saddr 10.88.0.0/16 ip saddr != 10.88.0.1" in text
-    assert "ip daddr 10.88.0.1 udp dport 53 accept" in text
+    assert "ip daddr 10.88.0.1 meta l4proto { tcp, udp } th dport 53 accept" in text
+    assert "ip daddr 10.88.0.1 tcp dport { 10080, 10443 } accept" in text
 
 
-def test_without_dns_the_node_accepts_nothing_new_from_guests() -> None:
-    assert "dport" not in firewall.ruleset(NETWORK, None, flows_per_guest=10)
+def test_without_dns_the_node_answers_no_questions_of_guests() -> None:
+    assert "dport 53" not in firewall.ruleset(NETWORK, None, flows_per_guest=10)
 
 
 def make_headers(modules: Path, release: str, *, split: bool) -> None:

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.domain.errors import InvalidRequest
-from appliance.domain.network import MAX_ENTRIES, SandboxNetwork, check_mask, check_network, parse_networks
+from appliance.domain.network import (
+    MAX_ENTRIES,
+    SandboxNetwork,
+    check_mask,
+    check_network,
+    is_domain,
+    parse_domains,
+    parse_networks,
+    split_allowed,
+)
 
 
 def refusal(network: SandboxNetwork) -> str:
@@ -24,18 +33,57 @@ def test_what_is_denied_must_be_a_network(entry: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["", "1.2.3", "1.2.3.256", "1.2.3.4/33", "::1", "a..b", "*x.com", "a b.com", "http://a.b"]
+    "entry",
+    [
+        "",
+        "1.2.3",
+        "1.2.3.256",
+        "1.2.3.4/33",
+        "::1",
+        "a..b",
+        "*x.com",
+        "*.*.com",
+        "a.*.com",
+        "**",
+        "a b.com",
+        "http://a.b",
+        "a.b:443",
+        "bücher.example",
+        "a.com\n",
+        "a." * 126 + "com",
+    ],
 )
 def test_what_is_allowed_must_be_a_network_or_a_domain(entry: str) -> None:
     assert refusal(SandboxNetwork(allow_out=(entry,))) == f"invalid allowed address {entry}"
 
 
 @pytest.mark.parametrize("domain", ["example.com", "*.example.com", "*", "localhost", "a_b.xn--p1ai"])
-def test_domains_want_all_else_denied_and_are_not_served(domain: str) -> None:
-    assert "you must include 'ALL_TRAFFIC' in deny out" in refusal(SandboxNetwork(allow_out=(domain,)))
-    message = refusal(SandboxNetwork(allow_out=("1.1.1.1", domain), deny_out=("0.0.0.0/0",)))
-    assert message.startswith("network.allowOut: domains")
-    assert domain in message
+def test_domains_want_all_else_denied(domain: str) -> None:
+    for denied in ((), ("10.0.0.0/8",), ("0.0.0.0/1", "128.0.0.0/1")):
+        assert refusal(SandboxNetwork(allow_out=("1.1.1.1", domain), deny_out=denied)) == (
+            "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out"
+            " to block all other traffic."
+        )
+    check_network(SandboxNetwork(allow_out=("1.1.1.1", domain), deny_out=("10.0.0.0/8", "0.0.0.0/0")))
+    check_network(SandboxNetwork(allow_internet=False, allow_out=(domain,), deny_out=("0.0.0.0/0",)))
+
+
+def test_addresses_and_domains_are_told_apart_in_their_order() -> None:
+    entries = ("b.org", "1.1.1.1", "*", "10.0.0.0/8", "*.a.com", "localhost")
+    assert split_allowed(entries) == (("1.1.1.1", "10.0.0.0/8"), ("b.org", "*", "*.a.com", "localhost"))
+
+
+def test_domains_are_compared_in_lower_case_without_a_final_dot() -> None:
+    assert parse_domains(["Example.COM.", "*.A.b", "*"]) == ("example.com", "*.a.b", "*")
+    with pytest.raises(InvalidRequest, match=r"invalid allowed address 1\.1\.1\.1"):
+        parse_domains(["a.b", "1.1.1.1"])
+
+
+@given(st.text())
+def test_no_entry_is_both_an_address_and_a_domain(entry: str) -> None:
+    if is_domain(entry):
+        with pytest.raises(InvalidRequest):
+            parse_networks([entry], kind="allowed address")
 
 
 def test_host_bits_do_not_matter_as_in_e2b() -> None:

@@ -1,0 +1,17 @@
+"""What the egress proxy counts."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class EgressMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.accepted = Counter(
+            "cube_egress_connections", "Connections of guests, by protocol", ["protocol"], registry=registry
+        )
+        self.refused = Counter(
+            "cube_egress_refused", "Connections that were refused or cut", ["protocol", "reason"], registry=registry
+        )
+        self.moved = Counter("cube_egress_bytes", "Bytes passed on", ["direction"], registry=registry)
+        self.open = Gauge("cube_egress_open_connections", "Connections that are open", registry=registry)

@@ -1,0 +1,66 @@
+"""What one sandbox may ask the proxy for. Pure: names and addresses in, a decision out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Address, IPv4Network
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from appliance.cubevs.base import HARD_DENIED_NETWORKS
+
+_MAX_NAME: Final = 253
+# The last label is no number: what reads as an address is none of a name's business.
+_NAME = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,62})\.)*[a-z](?:[a-z0-9-]{0,62})")
+_EVERYTHING: Final = IPv4Network("0.0.0.0/0")
+
+
+class SandboxRules(BaseModel):
+    """The rules as Cubelet publishes them. Readable by the neighbouring releases: unknown fields are newer ones."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    version: Literal[1] = 1
+    sandbox_id: str
+    allow_domains: tuple[str, ...]
+    allow: tuple[IPv4Network, ...] = ()
+    deny: tuple[IPv4Network, ...] = ()
+    sandbox_network: IPv4Network
+    """Where the sandboxes of this node are, none of which may be reached."""
+    denied_networks: tuple[IPv4Network, ...] = ()
+    """What the node's operator denies to all sandboxes."""
+
+    def allows_name(self, name: str) -> bool:
+        """`name` is as `host_name` returns it. `*.example.com` is every name below `example.com`, not itself."""
+        return any(
+            pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
+            for pattern in self.allow_domains
+        )
+
+    def allows_address(
+        self, address: IPv4Address, *, node_addresses: Collection[IPv4Address], permitted: Iterable[IPv4Network]
+    ) -> bool:
+        """May the proxy connect to `address` for this sandbox?
+
+        `permitted` are networks that the operator opened to the proxy though they are private or denied.
+        """
+        never = (*HARD_DENIED_NETWORKS, self.sandbox_network)
+        if address in node_addresses or _is_in(address, never):
+            return False
+        if not _is_in(address, permitted) and (not address.is_global or _is_in(address, self.denied_networks)):
+            return False
+        # Denying everything is what makes the allowed names an exception; a narrower network is meant as such.
+        denied = (network for network in self.deny if network != _EVERYTHING)
+        return _is_in(address, self.allow) or not _is_in(address, denied)
+
+
+def _is_in(address: IPv4Address, networks: Iterable[IPv4Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def host_name(text: str) -> str | None:
+    """Return a DNS name in the form that rules have: lower case, no final dot. None for an address and all else."""
+    name = text.lower().removesuffix(".")
+    return name if text.isascii() and len(name) <= _MAX_NAME and _NAME.fullmatch(name) else None

@@ -1,0 +1,157 @@
+"""What a real guest reaches by domain, from the SDK to the server outside, over all that happens to a sandbox."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.integration.appliance.conftest import Site, eventually
+from tests.support.netns import network_namespace
+
+pytestmark = [pytest.mark.root, pytest.mark.guest]
+
+UPLINK = "198.51.100.1"
+OUTSIDE = "198.51.100.7"
+
+NAME_SERVER = f"""
+import asyncio
+from ipaddress import IPv4Address
+from tests.support.name_server import name_server
+
+async def main():
+    async with name_server(IPv4Address("10.88.0.1"), 53) as names:
+        names.records.update({{name: ("{OUTSIDE}",) for name in ("example.com", "www.example.com", "other.org")}})
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+WEB_SERVERS = """
+import http.server, sys, threading
+from pathlib import Path
+from tests.support.certificates import tls_contexts
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f"hello from {self.headers['Host']}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+servers = [http.server.ThreadingHTTPServer(("", port), Handler) for port in (80, 443, 8080)]
+server_tls, _ = tls_contexts(Path(sys.argv[1]), "example.com", "www.example.com", "other.org")
+servers[1].socket = server_tls.wrap_socket(servers[1].socket, server_side=True)
+for server in servers:
+    threading.Thread(target=server.serve_forever).start()
+print("ready", flush=True)
+"""
+
+
+@pytest.fixture
+def world(site: Site, tmp_path: Path) -> Iterator[None]:
+    """A name server, the egress proxy, and an Internet that consists of web servers on one address."""
+    node = site.appliance.namespace
+    config, socket = tmp_path / "cubevs-egress.toml", tmp_path / "egress.sock"
+    config.write_text(
+        f"""
+rules = "{site.appliance.base}/egress"
+permitted_networks = ["{OUTSIDE}/32"]
+socket = "{socket}"
+"""
+    )
+    proxy = f"""
+        import sys
+        from appliance.cubevs.egress.main import main
+        sys.argv = ["cubevs-egress", "--config", "{config}"]
+        main()
+        """
+    with ExitStack() as stack:
+        outside = stack.enter_context(network_namespace("internet"))
+        node.ip(f"link add wire type veth peer name eth0 netns {outside.name}")
+        stack.callback(node.ip, "link del wire")
+        for namespace, device, address in ((node, "wire", UPLINK), (outside, "eth0", OUTSIDE)):
+            namespace.ip(f"address add {address}/24 dev {device}")
+            namespace.ip(f"link set {device} up")
+        node.ip(f"route add default via {OUTSIDE}")
+        with outside.entered():
+            web = stack.enter_context(
+                subprocess.Popen((sys.executable, "-c", WEB_SERVERS, str(tmp_path)), stdout=subprocess.PIPE, text=True)
+            )
+        stack.callback(web.kill)
+        assert web.stdout is not None
+        assert web.stdout.readline() == "ready\n"
+        assert stack.enter_context(site.program(NAME_SERVER)).line() == "ready"
+        stack.enter_context(site.program(proxy))
+        asked = ("curl", "-sf", "--unix-socket", str(socket), "http://localhost/health")
+        eventually(lambda: subprocess.run(asked, timeout=30, check=False).returncode == 0)
+        yield
+
+
+CURL = """
+from e2b import Sandbox
+
+def curl(*arguments):
+    command = "curl -sk -m 20 -w ' %{http_code}' " + " ".join(arguments) + " || echo ' failed'"
+    return sandbox.commands.run(command, timeout=60).stdout.strip()
+
+def rules(*domains):
+    return {"allow_out": list(domains), "deny_out": ["0.0.0.0/0"]}
+"""
+
+
+def run(site: Site, code: str) -> list[str]:
+    return site.run(CURL + code, timeout=180).splitlines()
+
+
+def test_a_guest_reaches_what_its_rules_name_and_no_more(site: Site, world: None) -> None:
+    printed = run(
+        site,
+        f"""
+sandbox = Sandbox.create("base", network=rules("example.com", "*.example.com"))
+for url in ("http://example.com/", "https://example.com/", "https://www.example.com/"):
+    print(curl(url))
+print(curl("http://other.org/"))
+print(curl("https://other.org/"))
+print(curl("--resolve example.com:443:192.0.2.1 https://example.com/"))
+print(curl("--resolve other.org:80:{OUTSIDE} http://other.org/"))
+print(curl("http://{OUTSIDE}/"))
+print(curl("-m 3 http://example.com:8080/"))
+""",
+    )
+    refused = "other.org is no domain that this sandbox may reach."
+    assert [line for line in printed if line] == [
+        "hello from example.com 200",
+        "hello from example.com 200",
+        "hello from www.example.com 200",
+        refused,
+        "403",
+        "000 failed",
+        "hello from example.com 200",
+        refused,
+        "403",
+        "The Host is no domain name, and its address is not allowed.",
+        "403",
+        "000 failed",
+    ]
+
+
+def test_rules_by_domain_are_replaced_and_outlive_pauses_and_restarts(site: Site, world: None) -> None:
+    sandbox_id = site.run(
+        CURL + 'print(Sandbox.create("base", network=rules("example.com")).sandbox_id)', timeout=120
+    ).strip()
+    again = f"sandbox = Sandbox.connect({sandbox_id!r})\n"
+    ask = 'print(curl("-o /dev/null http://example.com/"), curl("-o /dev/null http://other.org/"))'
+    assert run(site, f"{again}{ask}") == ["200 403"]
+    assert run(site, f'{again}sandbox.update_network(rules("other.org"))\n{ask}') == ["403 200"]
+    assert run(site, f"{again}sandbox.pause()\nsandbox = Sandbox.connect({sandbox_id!r})\n{ask}") == ["403 200"]
+    site.appliance.cubelet.restart()
+    assert run(site, f"{again}{ask}") == ["403 200"]
+    assert run(
+        site, f'{again}sandbox.update_network({{"deny_out": ["0.0.0.0/0"]}})\nprint(curl("-m 3 http://other.org/"))'
+    ) == ["000 failed"]
