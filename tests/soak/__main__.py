@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -33,10 +34,9 @@ def main() -> int:
         return 1
     figures = {
         "cycles": len(cycles),
-        "kept_first_mib": round(cycles[0].kept_mib, 2),
-        "kept_half_mib": round(cycles[len(cycles) // 2 - 1].kept_mib, 2),
-        "kept_last_mib": round(cycles[-1].kept_mib, 2),
-        "held_last_mib": round(cycles[-1].held_mib, 2),
+        "kept_mib": _quarters([one.kept_mib for one in cycles]),
+        "kept_ram_mib": _quarters([one.ram_mib for one in cycles]),
+        "held_mib": _quarters([one.held_mib for one in cycles]),
         "pause_p50_ms": round(1000 * median(one.pause_s for one in cycles)),
         "resume_p50_ms": round(1000 * median(one.resume_s for one in cycles)),
         "wall_s": round(time.monotonic() - begun),
@@ -55,6 +55,11 @@ async def _soak(count: int) -> list[Cycle]:
             print("building a template", flush=True)
             await node.build(cubelet)
             return await cycle_often(node, cubelet, count, _say)
+
+
+def _quarters(values: Sequence[float]) -> list[float]:
+    """Return the first of the values, and the last of each quarter."""
+    return [round(values[at * (len(values) - 1) // 4], 2) for at in range(5)]
 
 
 def _say(number: int, cycle: Cycle) -> None:
