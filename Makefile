@@ -29,7 +29,7 @@ bench: prepare  ## Measure creates, pauses and forks against the floors, into bu
 	/usr/bin/python3 guest-image/build.py all
 	$(PYTHON) -m tests.benchmarks
 
-soak: prepare  ## Pause and resume one sandbox 200 times, into build/soak.json: some 10 minutes
+soak: prepare  ## Pause and resume one sandbox 200 times, into build/soak.json: some 5 minutes
 	/usr/bin/python3 guest-image/build.py all
 	$(PYTHON) -m tests.soak
 
