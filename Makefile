@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 SOURCES := appliance bundle lab guest-image inventories tests examples
 
-.PHONY: help up down test lint bench compat bundle prepare lock
+.PHONY: help up down test lint bench soak compat bundle prepare lock
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -25,9 +25,13 @@ lint: prepare  ## ruff, mypy, import-linter, ansible-lint
 	.venv/bin/lint-imports
 	PATH=$(CURDIR)/.venv/bin:$$PATH .venv/bin/ansible-lint --offline
 
-bench: prepare  ## Measure creates against the floors, into build/bench.json
+bench: prepare  ## Measure creates, pauses and forks against the floors, into build/bench.json
 	/usr/bin/python3 guest-image/build.py all
 	$(PYTHON) -m tests.benchmarks
+
+soak: prepare  ## Pause and resume one sandbox 200 times, into build/soak.json: some 5 minutes
+	/usr/bin/python3 guest-image/build.py all
+	$(PYTHON) -m tests.soak
 
 compat: prepare up  ## Run every released client that we serve against the lab's appliance, and print the matrix
 	$(PYTHON) -m tests.compat

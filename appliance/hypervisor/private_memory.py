@@ -63,13 +63,14 @@ def own_pages(pagemap: bytes, first: int = 0) -> Iterator[PageRun]:
 class PrivateMemory:
     """RAM of one VMM process. Its calls block; the machine must be paused while they run."""
 
-    def __init__(self, pagemap: int, memory: int, mappings: Sequence[Mapping]) -> None:
+    def __init__(self, pagemap: int, memory: int, original: int, mappings: Sequence[Mapping]) -> None:
         self._pagemap = pagemap
         self._memory = memory
+        self._original = original
         self._mappings = mappings
 
     def changed(self) -> list[PageRun]:
-        """Return the pages that are no longer the file's."""
+        """Return the pages that are no longer the file's. What is in them may be the same."""
         runs: list[PageRun] = []
         for part in self._mappings:
             pages = part.size // PAGE_BYTES
@@ -86,6 +87,11 @@ class PrivateMemory:
         """Fill `buffer` with the RAM at `position`, in bytes. It may not cross the end of a mapping."""
         if os.preadv(self._memory, [buffer], self._address(position, len(buffer))) != len(buffer):
             raise VmmFailure("the VMM ended while its memory was read")
+
+    def read_original_into(self, buffer: memoryview, position: int) -> None:
+        """Fill `buffer` with what the file has at `position`, in bytes."""
+        if os.preadv(self._original, [buffer], position) != len(buffer):
+            raise VmmFailure("the memory file ends early")
 
     def write(self, data: memoryview, position: int) -> None:
         """Change the RAM at `position`, in bytes, as the guest would: its pages become the VMM's own."""
@@ -110,11 +116,13 @@ def private_memory(pid: int, memory_file: Path) -> Iterator[PrivateMemory]:
     try:
         opened += [os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)]
         opened += [os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)]
-        file = memory_file.stat()
+        opened += [os.open(memory_file, os.O_RDONLY | os.O_CLOEXEC)]
+        file = os.fstat(opened[2])
         mappings = private_mappings(Path(f"/proc/{pid}/maps").read_text(), file.st_ino)
         if sum(part.size for part in mappings) != file.st_size:
             raise VmmFailure(f"the machine is no clone of {memory_file}")
-        yield PrivateMemory(opened[0], opened[1], mappings)
+        pagemap, memory, original = opened
+        yield PrivateMemory(pagemap, memory, original, mappings)
     except OSError as error:
         raise VmmFailure(f"the memory of process {pid}: {error.strerror}") from error
     finally:

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks`: what a create costs, against what it must cost at least on this host.
+"""`python -m tests.benchmarks`: what a create, a pause and a fork cost, against what they must cost on this host.
 
 Two appliances run side by side, one that keeps a pool and one that keeps none, and a tap with nothing around it. Every
 block measures everything once, in turns, so that what the host does meanwhile happens to all. Needs root.
@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from appliance.hypervisor.base import Accelerator
-from tests.benchmarks import report
+from tests.benchmarks import keeping, report
 from tests.benchmarks.figures import Series, percentile
 from tests.benchmarks.floors import Floors
 from tests.benchmarks.platform import Created, Outcomes, Platform, Way
@@ -32,6 +32,7 @@ _NAMES = (
     "cold_boot",
     "floor_restore",
     "floor_claim",
+    "full_save",
     "create_pool_hit",
     "create_pool_hit_api",
     "create_pool_hit_c5",
@@ -42,6 +43,7 @@ _NAMES = (
     "create_on_demand_c5_api",
     "first_exec",
     "warm_exec",
+    *keeping.NAMES,
 )
 
 
@@ -51,7 +53,7 @@ class Plan:
     least_blocks: int
     """Run however slow the host is: fewer say nothing."""
     pairs: int
-    """Creates one at a time, in each block and each of the two ways."""
+    """Creates one at a time, in each block and each of the two ways; and sandboxes that are paused and copied."""
     floor_samples: int
     budget_s: float
     """Beyond the least, no block begins later than this after the start."""
@@ -82,11 +84,13 @@ class Measurement:
         await self._one_at_a_time(self._unpooled, "create_on_demand")
         await self._floor("floor_restore", self._floors.restore)
         await self._all_at_once(self._unpooled, "create_on_demand_c5")
+        await self._keeping(self._unpooled)
+        await self._floor("full_save", self._floors.full_save, times=1)
 
     def last_block(self) -> str:
         """Return the block's main results in ms, to be looked at while the next one runs."""
         shown = {"create_pool_hit": "pool hit", "floor_claim": "F1", "create_on_demand": "on demand"}
-        shown |= {"floor_restore": "F0", "cold_boot": "C1"}
+        shown |= {"floor_restore": "F0", "pause": "pause", "resume": "resume", "fork": "fork", "cold_boot": "C1"}
         return ", ".join(f"{title} {percentile(self.series[name].blocks[-1], 50):.0f}" for name, title in shown.items())
 
     async def _floor(self, name: str, measure: Callable[[], Awaitable[float]], times: int | None = None) -> None:
@@ -119,6 +123,11 @@ class Measurement:
                 made = [(way, one) for one in await asyncio.gather(*(platform.create(way) for _ in range(_AT_ONCE)))]
                 await self._keep(platform, name, made)
                 await platform.kill([sandbox for _, sandbox in made if sandbox is not None])
+
+    async def _keeping(self, platform: Platform) -> None:
+        await self._quiet()
+        with platform.reached():
+            await keeping.keep(platform, self.series, times=self._plan.pairs)
 
     async def _keep(self, platform: Platform, name: str, made: Iterable[tuple[Way, Created | None]]) -> None:
         """Keep the durations of those that came from where they were meant to come from."""

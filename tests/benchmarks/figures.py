@@ -22,7 +22,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 @dataclass
 class Series:
-    """Durations of one thing in ms, by block."""
+    """Measurements of one thing by block: durations in ms, amounts in MiB."""
 
     name: str
     blocks: list[list[float]] = field(default_factory=list)
@@ -30,8 +30,8 @@ class Series:
     def begin_block(self) -> None:
         self.blocks.append([])
 
-    def add(self, ms: float) -> None:
-        self.blocks[-1].append(ms)
+    def add(self, value: float) -> None:
+        self.blocks[-1].append(value)
 
     @property
     def values(self) -> list[float]:
@@ -54,3 +54,18 @@ def ratio(above: Series, below: Series, *, above_percent: float = 50) -> float:
         if one and other
     ]
     return median(ratios) if ratios else math.nan
+
+
+def total(*terms: tuple[float, Series], constant: float = 0) -> Series:
+    """Return, of each block, the weighted sum of the terms' medians and `constant`; nothing where a term has none."""
+    blocks = zip(*(series.blocks for _, series in terms), strict=False)
+    weights = [weight for weight, _ in terms]
+    return Series(
+        "total",
+        [
+            [constant + sum(weight * median(values) for weight, values in zip(weights, block, strict=True))]
+            if all(block)
+            else []
+            for block in blocks
+        ],
+    )

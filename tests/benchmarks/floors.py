@@ -3,6 +3,7 @@
 C1 cold boot   kernel to the agent's first answer: what a create would cost without snapshots
 F0 restore     QEMU, device state, the guest's first reply: the least an on-demand create can cost
 F1 claim       continue a warmed, stopped machine, the guest's first reply: the least a pool hit can cost
+full save      all of a machine's RAM to a file, durably: what a pause would cost that cannot tell changed pages
 
 The reply is always POST /init acknowledged, for no sandbox is one before that.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -105,6 +107,20 @@ class Floors:
                     return await self._resumed(vm, agent, time.perf_counter())
                 finally:
                     await self._driver.stop(vm)
+
+    async def full_save(self) -> float:
+        """Return ms in which a clone that runs is stopped and saved by QEMU itself, disk aside."""
+        with self._namespace.entered():
+            async with self._machine() as spec, _agent() as agent:
+                vm = await self._driver.clone(spec, self._snapshot, deadline=_DEADLINE)
+                try:
+                    await self._resumed(vm, agent, time.perf_counter())
+                    begun = time.perf_counter()
+                    await self._driver.save(vm, self._snapshot, spec.runtime_dir / "saved", deadline=_DEADLINE)
+                    return _ms_since(begun)
+                finally:
+                    await self._driver.stop(vm)
+                    shutil.rmtree(spec.runtime_dir / "saved", ignore_errors=True)
 
     async def _resumed(self, vm: VmProcess, agent: GuestClient, begun: float) -> float:
         await self._driver.resume(vm, deadline=_DEADLINE)

@@ -1,4 +1,4 @@
-"""A whole appliance as its clients see it: create, run, kill over the real wire."""
+"""A whole appliance as its clients see it: create, run, pause, fork and kill over the real wire."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
+from appliance.cubelet.runtime import RecordStore, VmRecord
 from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
-from appliance.domain.ids import BuildId
+from appliance.hypervisor.private_memory import PAGE_BYTES, private_memory
 from tests.support.appliance import DOMAIN, Appliance
 
 _AGENT_PORT = "49983"
@@ -42,6 +44,12 @@ class Created:
     ms: float
 
 
+@dataclass(frozen=True)
+class _Done:
+    answer: Any
+    ms: float
+
+
 @dataclass
 class Outcomes:
     """Of all requests made so far."""
@@ -60,7 +68,6 @@ class Platform:
         self.outcomes = Outcomes()
         self._sessions: dict[Way, aiohttp.ClientSession] = {}
         self._node: aiohttp.ClientSession | None = None
-        self._build_id = ""
 
     def build_template(self) -> None:
         """Make the template, with what `cubemastercli` gives where nothing is asked for."""
@@ -105,7 +112,6 @@ class Platform:
         store = TemplateStore(data / "templates", data / "layers")
         store.load()
         (template,) = store.all()
-        self._build_id = BuildId(template.build_id)
         return template
 
     async def filled(self) -> None:
@@ -115,22 +121,72 @@ class Platform:
             while sum(replica["pooled"] for replica in (await self.node())["replicas"]) < self.pooled:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
-    async def create(self, way: Way) -> Created | None:
+    async def create(self, way: Way, template: str = _TEMPLATE) -> Created | None:
         """Return a sandbox and how long it took to get; None where that failed, which is counted."""
-        self.outcomes.attempts += 1
-        body = {"templateID": _TEMPLATE, "timeout": _LIFETIME_S}
-        begun = time.perf_counter()
-        try:
-            async with self._request("POST", way, "/v2/sandboxes", body) as response:
-                payload = await response.read()
-                ms = (time.perf_counter() - begun) * 1000
-                if response.status != 201:
-                    raise ValueError(f"{response.status} {payload[:300]!r}")
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            self.outcomes.errors.append(f"create through {way}: {error!r}")
+        body = {"templateID": template, "timeout": _LIFETIME_S}
+        made = await self._timed(way, "/v2/sandboxes", body, expected=201)
+        return _created(made.answer, made.ms) if made is not None else None
+
+    async def fork(self, way: Way, source: Created) -> Created | None:
+        """Return a copy of a running sandbox and how long it took to get; None where that failed."""
+        made = await self._timed(way, f"/sandboxes/{source.sandbox_id}/fork", {"timeout": _LIFETIME_S}, expected=201)
+        if made is None:
             return None
-        answer = json.loads(payload)
-        return Created(answer["sandboxID"], answer["envdAccessToken"], ms)
+        (copy,) = made.answer
+        if "sandbox" not in copy:
+            self.outcomes.errors.append(f"fork: {copy}")
+            return None
+        return _created(copy["sandbox"], made.ms)
+
+    async def snapshot(self, source: Created) -> str | None:
+        """Return the name under which sandboxes like this one start from now on; None where that failed."""
+        made = await self._timed(Way.API, f"/sandboxes/{source.sandbox_id}/snapshots", {}, expected=201)
+        return str(made.answer["snapshotID"]) if made is not None else None
+
+    async def delete_snapshot(self, name: str) -> None:
+        async with self._request("DELETE", Way.API, f"/templates/{name}") as response:
+            if response.status not in (200, 204):
+                self.outcomes.errors.append(f"delete of a snapshot: {response.status}")
+
+    async def pause(self, way: Way, sandbox: Created) -> float | None:
+        """Return the ms that it took; None where it failed."""
+        done = await self._timed(way, f"/sandboxes/{sandbox.sandbox_id}/pause", {}, expected=204)
+        return done.ms if done is not None else None
+
+    async def resume(self, way: Way, sandbox: Created) -> float | None:
+        """Return the ms that it took; None where it failed."""
+        body = {"timeout": _LIFETIME_S}
+        done = await self._timed(way, f"/sandboxes/{sandbox.sandbox_id}/resume", body, expected=201)
+        return done.ms if done is not None else None
+
+    def changed_mib(self, sandbox: Created) -> float:
+        """Return what a running sandbox has changed of its template's RAM, and has on its disk."""
+        record = self._record(sandbox)
+        assert record.process is not None
+        assert record.meta is not None
+        memory_file = self._appliance.base / "data" / "templates" / record.meta.memory_build_id / "memory"
+        with private_memory(record.process.pid, memory_file) as memory:
+            pages = sum(run.count for run in memory.changed())
+        return pages * PAGE_BYTES / 2**20 + _taken_mib(self._records.upper(record.vm_id))
+
+    def kept_mib(self, sandbox: Created) -> float:
+        """Return the disk space that a paused sandbox takes. One that still has a VMM is an error."""
+        record = self._record(sandbox)
+        if record.process is not None or list((self._appliance.base / "vm").glob(record.vm_id)):
+            self.outcomes.errors.append(f"paused, {sandbox.sandbox_id} has a VMM")
+        return sum(_taken_mib(path) for path in self._records.directory(record.vm_id).rglob("*") if path.is_file())
+
+    @property
+    def _records(self) -> RecordStore:
+        return RecordStore(self._appliance.base / "data" / "sandboxes")
+
+    def _record(self, sandbox: Created) -> VmRecord:
+        (record,) = (
+            one
+            for one in self._records.load().records
+            if one.sandbox is not None and one.sandbox.sandbox_id == sandbox.sandbox_id
+        )
+        return record
 
     async def origins(self) -> dict[str, bool]:
         """Return for each living sandbox whether it came from the pool."""
@@ -164,6 +220,21 @@ class Platform:
             self.outcomes.errors.append(f"exec: {response.status} {stream[:300]!r}")
         return ms
 
+    async def _timed(self, way: Way, path: str, body: object, *, expected: int) -> _Done | None:
+        """Return the answer to a POST and how long it took; None where it is not the expected one, which is counted."""
+        self.outcomes.attempts += 1
+        begun = time.perf_counter()
+        try:
+            async with self._request("POST", way, path, body) as response:
+                payload = await response.read()
+                ms = (time.perf_counter() - begun) * 1000
+                if response.status != expected:
+                    raise ValueError(f"{response.status} {payload[:300]!r}")
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self.outcomes.errors.append(f"POST {path} through {way}: {error!r}")
+            return None
+        return _Done(json.loads(payload) if payload else None, ms)
+
     def _request(self, method: str, way: Way, path: str, body: object = None) -> Any:
         session = self._sessions[way]
         if way is Way.API:
@@ -173,3 +244,11 @@ class Platform:
         return session.request(
             method, URL("https://127.0.0.1").with_path(path), json=body, headers={"Host": api}, server_hostname=api
         )
+
+
+def _created(answer: dict[str, str], ms: float) -> Created:
+    return Created(answer["sandboxID"], answer["envdAccessToken"], ms)
+
+
+def _taken_mib(path: Path) -> float:
+    return path.stat().st_blocks * 512 / 2**20

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.figures import Series, ratio
+from tests.benchmarks.figures import Series, ratio, total
 
 _BAR_WIDTH = 40
 _BAR_SPAN = 2000
@@ -22,6 +22,7 @@ _TITLES = {
     "cold_boot": "C1 cold boot",
     "floor_restore": "F0 bare restore",
     "floor_claim": "F1 bare claim",
+    "full_save": "bare save of all RAM",
     "create_pool_hit": "create, pool hit",
     "create_pool_hit_api": "  without CubeProxy",
     "create_pool_hit_c5": "  5 at once",
@@ -32,7 +33,15 @@ _TITLES = {
     "create_on_demand_c5_api": "  5 at once, without CubeProxy",
     "first_exec": "first command of a sandbox",
     "warm_exec": "its third",
+    "pause": "pause",
+    "resume": "resume",
+    "fork": "fork",
+    "snapshot_start": "create from a snapshot",
+    "changed": "RAM changed and disk used before the pause",
+    "kept": "disk taken by the pause",
 }
+_AMOUNTS = ("changed", "kept")
+"""Series in MiB."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,49 @@ TARGETS = (
         lambda of: ratio(of["first_exec"], of["warm_exec"]),
         1.5,
     ),
+    Target(
+        "T8",
+        "ratio_paused_disk_to_changed",
+        "disk of a paused sandbox / what it changed + 64 KiB",
+        lambda of: ratio(of["kept"], total((1, of["changed"]), constant=1 / 16)),
+        1,
+    ),
+    Target(
+        "T9",
+        "ratio_pause_to_changed",
+        "pause / 15 ms + 1.5 ms a MiB changed",
+        lambda of: ratio(of["pause"], total((1.5, of["changed"]), constant=15)),
+        1,
+    ),
+    Target(
+        "T9",
+        "ratio_full_save_to_pause",
+        "bare save of all RAM / pause",
+        lambda of: ratio(of["full_save"], of["pause"]),
+        10,
+        at_least=True,
+    ),
+    Target(
+        "T10",
+        "ratio_resume_to_on_demand",
+        "resume / 1.2 x create on demand + 1 ms a MiB changed",
+        lambda of: ratio(of["resume"], total((1.2, of["create_on_demand"]), (1, of["changed"]))),
+        1,
+    ),
+    Target(
+        "T10",
+        "ratio_snapshot_start_to_on_demand",
+        "create from a snapshot / the same",
+        lambda of: ratio(of["snapshot_start"], total((1.2, of["create_on_demand"]), (1, of["changed"]))),
+        1,
+    ),
+    Target(
+        "T11",
+        "ratio_fork_to_pause_and_on_demand",
+        "fork / pause + 1.2 x create on demand",
+        lambda of: ratio(of["fork"], total((1, of["pause"]), (1.2, of["create_on_demand"]))),
+        1,
+    ),
 )
 
 
@@ -102,8 +154,10 @@ def document(series: Mapping[str, Series], facts: Document) -> Document:
     """Return all figures under stable names; what was not measured is null."""
     figures: Document = {}
     for name, one in series.items():
-        if name in ("cold_boot", "floor_restore", "floor_claim"):
+        if name in ("cold_boot", "floor_restore", "floor_claim", "full_save"):
             figures[f"{name}_ms"] = _number(one.p50)
+        elif name in _AMOUNTS:
+            figures[f"{name}_p50_mib"] = _number(one.p50)
         else:
             figures[f"{name}_p50_ms"] = _number(one.p50)
             figures[f"{name}_p95_ms"] = _number(one.p95)
@@ -130,9 +184,13 @@ def show(console: Console, series: Mapping[str, Series], facts: Document) -> Non
     durations.add_column("p50 (logarithmic)", min_width=_BAR_WIDTH)
     whole = series["cold_boot"].p50
     for name, one in series.items():
+        if name in _AMOUNTS:
+            continue
         bar = _bar(one.p50 / whole) if whole and not math.isnan(one.p50) else ""
         durations.add_row(_TITLES[name], f"{one.p50:.1f}", f"{one.p95:.1f}", str(len(one.values)), bar)
     console.print(durations)
+    amounts = ", ".join(f"{_TITLES[name]} {series[name].p50:.1f} MiB" for name in _AMOUNTS)
+    console.print(f"{amounts}; medians", highlight=False)
 
     ratios = Table(title="Ratios, medians over the blocks", title_justify="left")
     ratios.add_column("target")

@@ -116,6 +116,12 @@ class RealNode:
             found += bool(names.intersection(arguments)) and b"qemu" in arguments[0]
         return found
 
+    def open_files(self) -> int:
+        """Return how many descriptors Cubelet has open."""
+        process = self.service.process
+        assert process is not None
+        return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+
     def arm(self, point: str) -> None:
         (self.base / "failpoint").write_text(f"{point} kill")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from appliance.hypervisor.page_file import apply_changed_pages, save_changed_pag
 from appliance.hypervisor.private_memory import PAGE_BYTES, PageRun, private_memory
 
 PAGES = 5000
+HEADER = struct.Struct("<8sQQ")
 
-# Maps the file of its first argument as told by the second, writes a byte to each page named by a line of its input,
+# Maps the file of its first argument as told by the second, flips a bit in each page named by a line of its input,
 # reads a few others, and answers. Then it prints the whole when asked for it.
 _CHILD = """
 import mmap, os, sys
@@ -30,7 +32,7 @@ for line in sys.stdin:
         sys.stdout.flush()
         break
     for page in map(int, line.split()):
-        ram[page * mmap.PAGESIZE + 17] = 33
+        ram[page * mmap.PAGESIZE + 17] ^= 1
     ram[0], ram[-1]
     print("done", flush=True)
 """
@@ -86,8 +88,14 @@ def saved(tmp_path: Path) -> Iterator[int]:
 def with_changed(template: Path, pages: list[int]) -> bytes:
     ram = bytearray(template.read_bytes())
     for page in pages:
-        ram[page * PAGE_BYTES + 17] = 33
+        ram[page * PAGE_BYTES + 17] ^= 1
     return bytes(ram)
+
+
+def file_of(*, page: int, pages: int) -> bytes:
+    """Return a file that has an index of `page` alone, with so many pages."""
+    head = HEADER.pack(b"cubepg02", 1, pages).ljust(PAGE_BYTES, b"\0")
+    return head + bytes(pages * PAGE_BYTES) + struct.pack("<II", page, 1)
 
 
 def test_another_process_becomes_the_saved_one(template: Path, saved: int) -> None:
@@ -117,6 +125,21 @@ def test_pages_that_were_only_read_are_not_changed(template: Path, saved: int) -
         assert save_changed_pages(memory, saved) == 0
         child.change(3)
         assert memory.changed() == [PageRun(3, 1)]
+
+
+def test_pages_that_were_put_back_are_not_kept(template: Path, saved: int) -> None:
+    # At the ends of a run, inside of one, and a run of its own.
+    pages, put_back = [*range(10, 20), 30, *range(2000, 4000)], [10, 14, 15, 30, 3999]
+    with mapping(template) as first:
+        first.change(*pages)
+        first.change(*put_back)
+        with private_memory(first.pid, template) as memory:
+            assert sum(run.count for run in memory.changed()) == len(pages)
+            assert save_changed_pages(memory, saved) == len(pages) - len(put_back)
+    with mapping(template) as second:
+        with private_memory(second.pid, template) as memory:
+            apply_changed_pages(saved, memory)
+        assert second.ram() == with_changed(template, sorted({*pages} - {*put_back}))
 
 
 def test_applied_pages_are_the_process_s_own_and_not_the_template_s(template: Path, saved: int) -> None:
@@ -152,11 +175,12 @@ def test_process_that_has_ended_is_an_error(template: Path, saved: int) -> None:
     [
         (b"", "not a file of changed pages"),
         (b"x" * 8192, "not a file of changed pages"),
-        (b"cubepg01" + b"\xff" * 8, "ends early"),
-        (b"cubepg01" + (1).to_bytes(8, "little") + b"\0\0\0\0\1\0\0\0", "ends early"),
-        (b"cubepg01" + (1).to_bytes(8, "little") + b"\xff\xff\0\0\1\0\0\0" + b"\0" * 8168, "no memory at"),
+        (HEADER.pack(b"cubepg02", 2**63, 0), "ends early"),
+        (HEADER.pack(b"cubepg02", 1, 1) + b"\0\0\0\0\1\0\0\0", "ends early"),
+        (file_of(page=0, pages=2), "not that of its pages"),
+        (file_of(page=0xFFFF, pages=1), "no memory at"),
     ],
-    ids=["empty", "another", "endless index", "no pages", "page beyond the end"],
+    ids=["empty", "another", "endless index", "no pages", "another index", "page beyond the end"],
 )
 def test_file_that_is_none_is_refused(template: Path, saved: int, content: bytes, said: str) -> None:
     os.write(saved, content)

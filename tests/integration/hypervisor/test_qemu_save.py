@@ -49,7 +49,8 @@ async def test_save_costs_the_changed_pages(harness: QemuHarness, template: Snap
     await harness.driver.save(vm, template, tmp_path / "saved", deadline=PATIENCE)
     changed = changed_kib(vm, template.memory_file)
     assert 0 < changed < template.memory_mib * _KIB / 2
-    assert changed <= allocated_kib(tmp_path / "saved") <= changed + 64
+    # Less where pages were put back as they were.
+    assert changed / 2 < allocated_kib(tmp_path / "saved") <= changed + 64
 
 
 async def test_machine_may_be_saved_often(harness: QemuHarness, template: Snapshot, tmp_path: Path) -> None:
