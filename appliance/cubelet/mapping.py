@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from appliance.contracts.node import CreateSandbox, MetricSample, NetworkPolicy, NodeSandbox, NodeSandboxState, Resume
+from appliance.contracts.node import (
+    CreateSandbox,
+    MetricSample,
+    NetworkPolicy,
+    NodeSandbox,
+    NodeSandboxState,
+    Resume,
+    Rollback,
+)
 from appliance.cubelet.runtime import Stage, VmRecord
 from appliance.cubelet.services.resuming import Wanted
+from appliance.cubelet.services.rollbacks import Goal
 from appliance.cubelet.services.sampler import Sample
 from appliance.cubelet.services.sandboxes import NewSandbox
 from appliance.cubevs.base import EgressPolicy
@@ -42,6 +51,11 @@ def wanted(body: Resume) -> Wanted:
         access_token=body.access_token,
         egress=egress_policy(body.network),
     )
+
+
+def goal(body: Rollback) -> Goal:
+    """Return the rollback as the service takes it. Raises InvalidRequest for addresses that are none."""
+    return Goal(build_id=BuildId(body.build_id), access_token=body.access_token, egress=egress_policy(body.network))
 
 
 def egress_policy(network: NetworkPolicy) -> EgressPolicy:
