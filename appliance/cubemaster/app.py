@@ -41,6 +41,7 @@ from appliance.cubemaster.services.nodes import NodeService
 from appliance.cubemaster.services.pausing import Pausing
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.resuming import Resuming
+from appliance.cubemaster.services.rollbacks import Rollbacks
 from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandbox_logs import SandboxLogs
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
@@ -60,7 +61,7 @@ _NODE_WATCH_INTERVAL = timedelta(seconds=1)
 _UNFINISHED_INTERVAL = timedelta(seconds=5)
 _KEY_USES_INTERVAL = timedelta(seconds=2)
 _CALL_MARGIN = timedelta(seconds=15)
-"""What a create, pause, resume or snapshot may take besides the node's part."""
+"""What a create, pause, resume, snapshot or rollback may take besides the node's part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,14 @@ def create_app(
     app = FastAPI(title="CubeMaster", version=appliance.__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     install_error_handlers(app)
     pausing = Pausing(database=database, nodes=nodes, routes=route_table, settling=settling, clock=clock)
+    rollbacks = Rollbacks(
+        database=database,
+        nodes=nodes,
+        routes=route_table,
+        settling=settling,
+        clock=clock,
+        access_token=tokens.access,
+    )
     snapshots = SnapshotService(database, catalogue, captures)
     forks = ForkService(database, captures, sandboxes, quota, clock)
     teams = TeamService(database, quota, clock)
@@ -202,7 +211,7 @@ def create_app(
         process_router(metrics),
         sandboxes_router(sandboxes, tokens),
         lifecycle_router(sandboxes, route_table, tokens, pausing, resuming),
-        snapshots_router(snapshots, forks, tokens),
+        snapshots_router(snapshots, forks, rollbacks, tokens),
         sandbox_metrics_router(SandboxMetrics(database, nodes)),
         sandbox_logs_router(SandboxLogs(sandboxes, nodes)),
         keys_router(KeyService(database, clock, key_uses)),

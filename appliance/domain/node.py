@@ -130,7 +130,7 @@ class Sleepers:
     """Where record and node differ in whether a sandbox is paused."""
 
     slept: tuple[Sandbox, ...]
-    """The node paused them when their time was up."""
+    """The node paused them when their time was up, or rolled them back though nobody waited for it any more."""
     strayed: tuple[Sandbox, ...]
     """They run although they are recorded as paused: a resume that was given up took effect after all."""
 
@@ -138,14 +138,14 @@ class Sleepers:
 def compare_sleep(records: Iterable[Sandbox], seen: Mapping[SandboxId, Observation]) -> Sleepers:
     """Compare what is recorded as running or paused with what a heartbeat says of it.
 
-    The node's count of pauses and resumes tells a report that was overtaken by a call from one that is news.
+    The node's count of pauses, resumes and rollbacks tells a report that was overtaken by a call from one that is news.
     """
     slept, strayed = [], []
     for record in records:
         one = seen.get(record.sandbox_id)
         if one is None:
             continue
-        if record.state is SandboxState.RUNNING and one.paused and one.generation > record.generation:
+        if record.state is SandboxState.RUNNING and one.generation > record.generation:
             slept.append(record)
         elif record.state is SandboxState.PAUSED and not one.paused and one.generation >= record.generation:
             strayed.append(record)

@@ -15,6 +15,7 @@ from appliance.contracts.master import (
     NewFork,
     NewPause,
     NewResume,
+    NewRollback,
     NewSandbox,
     NewSnapshot,
     NewTimeout,
@@ -26,7 +27,14 @@ from appliance.contracts.master import (
     SnapshotView,
     TemplateView,
 )
-from appliance.domain.errors import Conflict, CubeError, SandboxNotFound, TemplateNotFound, Unauthenticated
+from appliance.domain.errors import (
+    Conflict,
+    CubeError,
+    SandboxNotFound,
+    SnapshotNotFound,
+    TemplateNotFound,
+    Unauthenticated,
+)
 from appliance.domain.ids import new_sandbox_id
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -44,6 +52,7 @@ class FakeMaster:
         self.pauses: list[NewPause] = []
         self.snapshots: list[SnapshotView] = []
         self.forks: list[NewFork] = []
+        self.rollbacks: list[NewRollback] = []
         self.resumes: list[NewResume | NewConnect] = []
 
     def add_key(self, key: str, team_id: str) -> None:
@@ -220,6 +229,13 @@ class FakeMaster:
         start = int(cursor or 0)
         end = start + limit
         return SnapshotPage(snapshots=tuple(wanted[start:end]), next_cursor=str(end) if end < len(wanted) else None)
+
+    async def roll_back_sandbox(self, sandbox_id: str, new: NewRollback) -> SandboxView:
+        view = await self.get_sandbox(sandbox_id, team_id=new.team_id)
+        if new.snapshot not in [one.snapshot_id for one in self.snapshots]:
+            raise SnapshotNotFound(new.snapshot)
+        self.rollbacks.append(new)
+        return view
 
     async def fork_sandbox(self, sandbox_id: str, new: NewFork) -> list[Forked]:
         """Every second copy finds the team full."""

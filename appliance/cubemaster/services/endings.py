@@ -38,8 +38,7 @@ class Endings:
                 return None
             ended = sandbox.ended(reason, detail=detail, at=at)
             uow.sandboxes.save(ended, was=sandbox.state)
-            if sandbox.holds_resources:
-                uow.nodes.release(sandbox.node_id, sandbox.resources)
+            uow.nodes.release(sandbox, ended)
             uow.events.add(
                 "sandbox_ended",
                 at=at,
