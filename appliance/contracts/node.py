@@ -206,7 +206,7 @@ class NodeSandbox(_Wire):
     build_id: str
     state: NodeSandboxState
     generation: int = 0
-    """Counts its pauses and resumes, so that an older report of its state is told from a newer one."""
+    """Counts its pauses, resumes and rollbacks, so that an older report of its state is told from a newer one."""
     paused_at: datetime | None = None
     filesystem_only: bool = False
     """Whether a paused one has its disk alone."""
