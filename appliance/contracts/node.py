@@ -219,6 +219,8 @@ class NodeSandbox(_Wire):
     """Whether it was claimed from the pool rather than cloned on demand."""
     sampled: bool = True
     """False where the node lost the token it needs to ask the guest for its metrics."""
+    at_rest: bool = False
+    """True where the node is asked for this one alone, and nothing is being done to it: it stays what it is."""
 
 
 class AccessToken(_Wire):

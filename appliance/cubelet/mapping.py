@@ -67,7 +67,7 @@ def egress_policy(network: NetworkPolicy) -> EgressPolicy:
     )
 
 
-def node_sandbox(record: VmRecord, *, sampled: bool) -> NodeSandbox:
+def node_sandbox(record: VmRecord, *, sampled: bool, at_rest: bool = False) -> NodeSandbox:
     sandbox = record.sandbox
     if sandbox is None:
         raise ValueError(f"VM {record.vm_id} has no sandbox")
@@ -85,6 +85,7 @@ def node_sandbox(record: VmRecord, *, sampled: bool) -> NodeSandbox:
         envd_version=record.envd_version,
         pooled=sandbox.pooled,
         sampled=sampled,
+        at_rest=at_rest,
     )
 
 

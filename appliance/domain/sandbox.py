@@ -116,6 +116,8 @@ class Observation:
     paused_at: datetime | None
     filesystem_only: bool
     address: str | None
+    at_rest: bool = False
+    """Whether the node said that nothing is being done to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,10 @@ class Sandbox:
         )
 
     def is_underway(self, seen: Observation) -> bool:
-        """Return whether what its node says is what it was before the change that it is in."""
+        """Return whether what its node says is what it was before the change that it is in, and may be in still."""
+        if seen.at_rest:
+            # The call never came, or the node has forgotten it: its agent was restarted.
+            return False
         match self.state:
             case SandboxState.PAUSING:
                 return not seen.paused

@@ -50,7 +50,8 @@ def router(
     @routes.get("/{sandbox_id}")
     async def get(sandbox_id: str) -> NodeSandbox:
         record = sandboxes.get(SandboxId(sandbox_id))
-        return node_sandbox(record, sampled=sampler.watches(record))
+        at_rest = sandboxes.at_rest(SandboxId(sandbox_id))
+        return node_sandbox(record, sampled=sampler.watches(record), at_rest=at_rest)
 
     @routes.put("/{sandbox_id}/deadline", status_code=204)
     async def set_deadline(sandbox_id: str, body: Deadline) -> Response:

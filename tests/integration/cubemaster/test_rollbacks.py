@@ -269,6 +269,17 @@ async def test_one_that_may_still_be_under_way_is_not_settled_against_it(applian
     assert await _state(appliance, made) is SandboxState.ROLLING_BACK
     assert await appliance.reserved() == (2, 1024)
 
+    # As after a restart of the node's agent, which has forgotten the call.
+    seen = appliance.node.sandboxes[made.sandbox_id]
+    appliance.node.sandboxes[made.sandbox_id] = seen.model_copy(update={"at_rest": True})
+
+    async def runs_on() -> bool:
+        return await _state(appliance, made) is SandboxState.RUNNING
+
+    await eventually(runs_on, within_s=20)
+    assert await appliance.reserved() == (1, 512)
+    assert _routes(appliance) == [f"cube:route:{made.sandbox_id}"]
+
 
 async def test_one_that_took_effect_after_it_was_given_up_is_learned_from_a_heartbeat(appliance: Appliance) -> None:
     made, taken = await _snapshotted(appliance)
