@@ -36,7 +36,7 @@ _SAVED = "saved.json"
 
 class Stage(StrEnum):
     PREPARING = "preparing"
-    """Being restored; it belongs to nobody and is destroyed by a restart."""
+    """Being restored, or replaced by a rollback; it belongs to nobody and is destroyed by a restart."""
     WAITING = "waiting"
     """In the pool: restored, warmed, paused."""
     CREATING = "creating"
