@@ -21,6 +21,7 @@ _COLOURS = {
     "pausing": "yellow",
     "resuming": "yellow",
     "snapshotting": "yellow",
+    "rolling_back": "yellow",
     "killing": "yellow",
     "not_ready": "yellow",
     "draining": "yellow",

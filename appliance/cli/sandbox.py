@@ -11,10 +11,10 @@ from appliance.cli.exits import Exit
 from appliance.cli.output import local_time, mebibytes, print_fields, print_json, print_table, span, state
 from appliance.cli.session import Session
 from appliance.clients.master import MasterClient
-from appliance.contracts.master import NewConnect, NewPause, SandboxState, SandboxView
+from appliance.contracts.master import NewConnect, NewPause, NewRollback, SandboxState, SandboxView
 from appliance.contracts.node import OnTimeout
 
-app = typer.Typer(no_args_is_help=True, help="Sandboxes: list, look at, pause, resume, kill.")
+app = typer.Typer(no_args_is_help=True, help="Sandboxes: list, look at, pause, resume, roll back, kill.")
 
 _SECRET = frozenset({"access_token"})
 _PAGE = 1000
@@ -122,6 +122,20 @@ def resume(
     if session.as_json:
         print_json(session, connected.sandbox, exclude=_SECRET)
     session.note(f"{'Resumed sandbox' if connected.resumed else 'Already running:'} {sandbox_id}.")
+
+
+@app.command()
+def rollback(
+    ctx: typer.Context,
+    sandbox_id: Annotated[str, typer.Argument()],
+    snapshot: Annotated[str, typer.Argument(help="Id or name; `cubemastercli snapshot list --sandbox ID` shows them.")],
+) -> None:
+    """Make a running sandbox what it was at a snapshot of its own. What it did since is lost."""
+    session: Session = ctx.obj
+    back = session.call(lambda master: master.roll_back_sandbox(sandbox_id, NewRollback(snapshot=snapshot)))
+    if session.as_json:
+        print_json(session, back, exclude=_SECRET)
+    session.note(f"Rolled back sandbox {sandbox_id} to {snapshot}.")
 
 
 @app.command()

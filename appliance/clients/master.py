@@ -28,6 +28,7 @@ from appliance.contracts.master import (
     NewKey,
     NewPause,
     NewResume,
+    NewRollback,
     NewSandbox,
     NewSnapshot,
     NewTimeout,
@@ -146,6 +147,9 @@ class MasterClient:
     ) -> SnapshotPage:
         params = _present(team_id=team_id, sandbox_id=sandbox_id, name=name, limit=str(limit), cursor=cursor)
         return SnapshotPage.model_validate(await self._call("GET", "/v1/snapshots", params=params))
+
+    async def roll_back_sandbox(self, sandbox_id: str, rollback: NewRollback) -> SandboxView:
+        return SandboxView.model_validate(await self._wait(f"/v1/sandboxes/{sandbox_id}/rollback", _dump(rollback)))
 
     async def fork_sandbox(self, sandbox_id: str, new: NewFork) -> list[Forked]:
         # A snapshot first, then the copies, several at a time.

@@ -22,6 +22,7 @@ from appliance.contracts.node import (
     NodeStatus,
     Pause,
     Resume,
+    Rollback,
     SandboxLogEntry,
     Snapshot,
     SnapshotTaken,
@@ -151,6 +152,15 @@ class NodeClient:
             json=snapshot.model_dump(mode="json"),
         )
         return SnapshotTaken.model_validate(answer)
+
+    async def roll_back_sandbox(self, sandbox_id: str, rollback: Rollback) -> NodeSandbox:
+        answer = await self._http.request(
+            "POST",
+            f"/v1/sandboxes/{sandbox_id}/rollback",
+            deadline=self._save_deadline,
+            json=rollback.model_dump(mode="json", exclude_none=True),
+        )
+        return NodeSandbox.model_validate(answer)
 
     async def delete_sandbox(self, sandbox_id: str) -> None:
         await self._call("DELETE", f"/v1/sandboxes/{sandbox_id}")

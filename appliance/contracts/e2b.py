@@ -96,6 +96,12 @@ class NewSnapshot(_Request):
     memory: bool = True
 
 
+class NewRollback(_Request):
+    """Of this appliance: E2B has no such call. `snapshotID` is the id, or the name, of a snapshot of the sandbox."""
+
+    snapshotID: str = Field(min_length=1, max_length=256)
+
+
 class NewFork(_Request):
     timeout: int = 15
     count: int = 1

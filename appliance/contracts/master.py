@@ -143,6 +143,7 @@ class SandboxState(StrEnum):
     PAUSED = "paused"
     RESUMING = "resuming"
     SNAPSHOTTING = "snapshotting"
+    ROLLING_BACK = "rolling_back"
     KILLING = "killing"
     ENDED = "ended"
 

@@ -208,7 +208,7 @@ class NodeSandbox(_Wire):
     build_id: str
     state: NodeSandboxState
     generation: int = 0
-    """Counts its pauses and resumes, so that an older report of its state is told from a newer one."""
+    """Counts its pauses, resumes and rollbacks, so that an older report of its state is told from a newer one."""
     paused_at: datetime | None = None
     filesystem_only: bool = False
     """Whether a paused one has its disk alone."""
@@ -221,6 +221,8 @@ class NodeSandbox(_Wire):
     """Whether it was claimed from the pool rather than cloned on demand."""
     sampled: bool = True
     """False where the node lost the token it needs to ask the guest for its metrics."""
+    at_rest: bool = False
+    """True where the node is asked for this one alone, and nothing is being done to it: it stays what it is."""
 
 
 class AccessToken(_Wire):

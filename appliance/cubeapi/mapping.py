@@ -21,7 +21,12 @@ _SANDBOX_PATH_ID = re.compile(r"([a-z0-9]+)(?:-[a-z0-9]+)?")
 
 
 PUBLIC_STATES: Mapping[str, tuple[master.SandboxState, ...]] = {
-    "running": (master.SandboxState.RUNNING, master.SandboxState.PAUSING, master.SandboxState.SNAPSHOTTING),
+    "running": (
+        master.SandboxState.RUNNING,
+        master.SandboxState.PAUSING,
+        master.SandboxState.SNAPSHOTTING,
+        master.SandboxState.ROLLING_BACK,
+    ),
     "paused": (master.SandboxState.PAUSED, master.SandboxState.RESUMING),
 }
 """What callers know, and what each is inside: a change shows once it is done."""

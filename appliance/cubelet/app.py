@@ -192,6 +192,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         creates=creates,
         ended=ended,
         last_words=logs.last_words,
+        rewound=logs.rewound,
         supervisor=supervisor,
         clock=clock,
         metrics=metrics,
@@ -272,7 +273,11 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
 
     app = FastAPI(title="Cubelet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
-    app.include_router(sandboxes.router(life.sandboxes, life.pausing, life.resuming, life.snapshots, sampler))
+    app.include_router(
+        sandboxes.router(
+            life.sandboxes, life.pausing, life.resuming, life.snapshots, rollbacks=life.rollbacks, sampler=sampler
+        )
+    )
     app.include_router(sandbox_metrics.router(sampler))
     app.include_router(sandbox_logs.router(logs))
     app.include_router(builds.router(templates, life.sandboxes, pool))

@@ -18,6 +18,9 @@ class KeyedLocks(Generic[K]):
     def __init__(self) -> None:
         self._locks: dict[K, tuple[asyncio.Lock, int]] = {}
 
+    def held(self, key: K) -> bool:
+        return key in self._locks
+
     @asynccontextmanager
     async def hold(self, key: K) -> AsyncIterator[None]:
         lock, users = self._locks.get(key, (asyncio.Lock(), 0))

@@ -19,6 +19,7 @@ from appliance.cubelet.services.pausing import Pausing
 from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.registry import Registry
 from appliance.cubelet.services.resuming import Resuming
+from appliance.cubelet.services.rollbacks import Rollbacks
 from appliance.cubelet.services.running import Running
 from appliance.cubelet.services.sandboxes import Sandboxes
 from appliance.cubelet.services.snapshots import Snapshots
@@ -38,6 +39,7 @@ class Lifecycle:
     pausing: Pausing
     resuming: Resuming
     snapshots: Snapshots
+    rollbacks: Rollbacks
     expiry: Expiry
 
 
@@ -55,6 +57,7 @@ def build_lifecycle(
     creates: Activity,
     ended: EndedStore,
     last_words: Callable[[VmRecord], Awaitable[None]],
+    rewound: Callable[[VmRecord, str | None], Awaitable[None]],
     supervisor: Supervisor,
     clock: Clock,
     metrics: CubeletMetrics,
@@ -126,6 +129,16 @@ def build_lifecycle(
         save_deadline=save_deadline,
         flush_deadline=flush_deadline,
     )
+    rollbacks = Rollbacks(
+        machines=machines,
+        registry=registry,
+        templates=templates,
+        running=running,
+        last_words=last_words,
+        rewound=rewound,
+        metrics=metrics,
+        restores=restores,
+    )
     expiry = Expiry(
         registry=registry,
         running=running,
@@ -135,4 +148,4 @@ def build_lifecycle(
         tell=ended.changed.set,
         retry_s=settings.pause_retry_s,
     )
-    return Lifecycle(running, sandboxes, pausing, resuming, snapshots, expiry)
+    return Lifecycle(running, sandboxes, pausing, resuming, snapshots, rollbacks, expiry)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from appliance.contracts.node import CreateSandbox, MetricSample, NetworkPolicy, NodeSandbox, NodeSandboxState, Resume
+from appliance.contracts.node import (
+    CreateSandbox,
+    MetricSample,
+    NetworkPolicy,
+    NodeSandbox,
+    NodeSandboxState,
+    Resume,
+    Rollback,
+)
 from appliance.cubelet.runtime import Stage, VmRecord
 from appliance.cubelet.services.resuming import Wanted
+from appliance.cubelet.services.rollbacks import Goal
 from appliance.cubelet.services.sampler import Sample
 from appliance.cubelet.services.sandboxes import NewSandbox
 from appliance.cubevs.base import EgressPolicy
@@ -44,6 +53,11 @@ def wanted(body: Resume) -> Wanted:
     )
 
 
+def goal(body: Rollback) -> Goal:
+    """Return the rollback as the service takes it. Raises InvalidRequest for addresses that are none."""
+    return Goal(build_id=BuildId(body.build_id), access_token=body.access_token, egress=egress_policy(body.network))
+
+
 def egress_policy(network: NetworkPolicy) -> EgressPolicy:
     """Return the policy for the switch. Raises InvalidRequest for addresses and domains that are none."""
     return EgressPolicy(
@@ -54,7 +68,7 @@ def egress_policy(network: NetworkPolicy) -> EgressPolicy:
     )
 
 
-def node_sandbox(record: VmRecord, *, sampled: bool) -> NodeSandbox:
+def node_sandbox(record: VmRecord, *, sampled: bool, at_rest: bool = False) -> NodeSandbox:
     sandbox = record.sandbox
     if sandbox is None:
         raise ValueError(f"VM {record.vm_id} has no sandbox")
@@ -72,6 +86,7 @@ def node_sandbox(record: VmRecord, *, sampled: bool) -> NodeSandbox:
         envd_version=record.envd_version,
         pooled=sandbox.pooled,
         sampled=sampled,
+        at_rest=at_rest,
     )
 
 

@@ -32,14 +32,14 @@ class CubeletMetrics:
         self.ended = Counter("cube_sandbox_ended", "Sandboxes that ended, by reason", ["reason"], registry=registry)
         self.kept = Histogram(
             "cube_sandbox_keep_seconds",
-            "Time of pauses, resumes and snapshots",
+            "Time of pauses, resumes, snapshots and rollbacks",
             ["operation", "kind"],
             buckets=_BUCKETS,
             registry=registry,
         )
         self.not_kept = Counter(
             "cube_sandbox_keep_failures",
-            "Pauses, resumes and snapshots that failed, and left the sandbox as it was",
+            "Pauses, resumes, snapshots and rollbacks that failed, and left the sandbox as it was",
             ["operation", "error"],
             registry=registry,
         )
@@ -56,7 +56,7 @@ class CubeletMetrics:
 
     @contextmanager
     def keeping(self, operation: str, *, memory: bool) -> Iterator[None]:
-        """Measure a pause, resume or snapshot."""
+        """Measure a pause, resume, snapshot or rollback."""
         begun = time.monotonic()
         try:
             yield

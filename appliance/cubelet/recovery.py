@@ -31,7 +31,7 @@ from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import TemplateStore
 from appliance.cubevs.base import Switch, Tap
 from appliance.domain.errors import CubeError
-from appliance.domain.ids import BuildId, VmId
+from appliance.domain.ids import BuildId, SandboxId, VmId
 from appliance.hypervisor.base import Hypervisor, VmState
 
 log = structlog.get_logger()
@@ -87,7 +87,11 @@ def reconcile(records: Sequence[VmRecord], observed: Observed, unreadable: Seque
     waiting: list[VmRecord] = []
     end: list[tuple[VmRecord, EndReason, str]] = []
     destroy: list[VmRecord] = []
+    replaced = _replaced(records)
     for record in records:
+        if record.vm_id in replaced:
+            destroy.append(record)
+            continue
         alive = record.vm_id in observed.alive and record.boot_id == observed.boot_id
         match record.stage:
             case Stage.PAUSING | Stage.PAUSED | Stage.RESUMING if record.vm_id in observed.saved:
@@ -134,6 +138,16 @@ def reconcile(records: Sequence[VmRecord], observed: Observed, unreadable: Seque
         stray_dirs=tuple(sorted(observed.runtime_dirs - kept_vms)),
         free_taps=tuple(tap for tap in observed.taps if tap.name not in kept_taps),
     )
+
+
+def _replaced(records: Sequence[VmRecord]) -> frozenset[VmId]:
+    """Return the machines of sandboxes that have a newer one: a rollback was cut short before it freed them."""
+    newest: dict[SandboxId, VmRecord] = {}
+    for record in sorted(records, key=lambda one: one.generation):
+        if record.sandbox is not None:
+            newest[record.sandbox.sandbox_id] = record
+    kept = {record.vm_id for record in newest.values()}
+    return frozenset(record.vm_id for record in records if record.sandbox is not None and record.vm_id not in kept)
 
 
 def vmm_pids(known: AbstractSet[VmId], proc: Path = Path("/proc")) -> dict[VmId, tuple[int, ...]]:

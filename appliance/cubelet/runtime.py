@@ -36,7 +36,7 @@ _SAVED = "saved.json"
 
 class Stage(StrEnum):
     PREPARING = "preparing"
-    """Being restored; it belongs to nobody and is destroyed by a restart."""
+    """Being restored, or replaced by a rollback; it belongs to nobody and is destroyed by a restart."""
     WAITING = "waiting"
     """In the pool: restored, warmed, paused."""
     CREATING = "creating"
@@ -80,7 +80,7 @@ class VmRecord(_Record):
     """Boot of the node that process and tap belong to."""
     stage: Stage
     generation: int = 0
-    """Counts pauses and resumes."""
+    """Counts pauses, resumes and rollbacks. Of two machines of one sandbox, the higher one is it."""
     own_memory: str | None = None
     """Name, in `memory`, of the file that its RAM is based on, where that is not the template's."""
     machine: str = ""

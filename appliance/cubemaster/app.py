@@ -42,6 +42,7 @@ from appliance.cubemaster.services.nodes import NodeService
 from appliance.cubemaster.services.pausing import Pausing
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.resuming import Resuming
+from appliance.cubemaster.services.rollbacks import Rollbacks
 from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandbox_logs import SandboxLogs
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
@@ -61,7 +62,7 @@ _NODE_WATCH_INTERVAL = timedelta(seconds=1)
 _UNFINISHED_INTERVAL = timedelta(seconds=5)
 _KEY_USES_INTERVAL = timedelta(seconds=2)
 _CALL_MARGIN = timedelta(seconds=15)
-"""What a create, pause, resume or snapshot may take besides the node's part."""
+"""What a create, pause, resume, snapshot or rollback may take besides the node's part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +83,8 @@ def create_app(
     clock = clock or SystemClock()
     metrics = Metrics()
     background = Supervisor()
-    engine = make_engine(
-        database_url(
-            socket=settings.database.socket,
-            name=settings.database.name,
-            user=settings.database.user,
-            password=secrets.mysql_password,
-        ),
-        connections=settings.database.connections,
-    )
-    database = Database(engine, connections=settings.database.connections)
-    redis = Redis(
-        unix_socket_path=str(settings.redis.socket),
-        username=settings.redis.username,
-        password=secrets.redis_password,
-        # RouteTable bounds every use. redis-py would bound each send by wait_for, which on Python 3.11 makes a task a
-        # send, and may swallow the cancellation that ends a loop.
-        socket_timeout=None,
-    )
+    database = _database(settings, secrets)
+    redis = _redis(settings, secrets)
     create_deadline = timedelta(seconds=settings.nodes.create_deadline_s)
     save_deadline = timedelta(seconds=settings.nodes.save_deadline_s)
     nodes = NodeClients(
@@ -206,6 +191,14 @@ def create_app(
     app = FastAPI(title="CubeMaster", version=appliance.__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     install_error_handlers(app)
     pausing = Pausing(database=database, nodes=nodes, routes=route_table, settling=settling, clock=clock)
+    rollbacks = Rollbacks(
+        database=database,
+        nodes=nodes,
+        routes=route_table,
+        settling=settling,
+        clock=clock,
+        access_token=tokens.access,
+    )
     snapshots = SnapshotService(database, catalogue, captures)
     forks = ForkService(database, captures, sandboxes, quota, clock)
     teams = TeamService(database, quota, clock)
@@ -213,7 +206,7 @@ def create_app(
         process_router(metrics),
         sandboxes_router(sandboxes, tokens),
         lifecycle_router(sandboxes, route_table, tokens, pausing, resuming),
-        snapshots_router(snapshots, forks, tokens),
+        snapshots_router(snapshots, forks, rollbacks, tokens),
         sandbox_metrics_router(SandboxMetrics(database, nodes)),
         sandbox_logs_router(SandboxLogs(sandboxes, nodes)),
         keys_router(KeyService(database, clock, key_uses)),
@@ -225,6 +218,28 @@ def create_app(
     building.add_routes(app)
     keeping.add_routes(app)
     return app
+
+
+def _database(settings: CubeMasterSettings, secrets: Secrets) -> Database:
+    url = database_url(
+        socket=settings.database.socket,
+        name=settings.database.name,
+        user=settings.database.user,
+        password=secrets.mysql_password,
+    )
+    connections = settings.database.connections
+    return Database(make_engine(url, connections=connections), connections=connections)
+
+
+def _redis(settings: CubeMasterSettings, secrets: Secrets) -> Redis:
+    return Redis(
+        unix_socket_path=str(settings.redis.socket),
+        username=settings.redis.username,
+        password=secrets.redis_password,
+        # RouteTable bounds every use. redis-py would bound each send by wait_for, which on Python 3.11 makes a task a
+        # send, and may swallow the cancellation that ends a loop.
+        socket_timeout=None,
+    )
 
 
 def _default_limits(quotas: QuotaSettings) -> Limits:

@@ -99,6 +99,7 @@ def observation(seen: NodeSandbox) -> Observation:
         paused_at=seen.paused_at,
         filesystem_only=seen.filesystem_only,
         address=seen.address,
+        at_rest=seen.at_rest,
     )
 
 

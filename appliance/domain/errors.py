@@ -12,6 +12,7 @@
     │   ├── SandboxNotFound
     │   ├── TemplateNotFound
     │   ├── BuildNotFound
+    │   ├── SnapshotNotFound
     │   ├── VolumeNotFound
     │   └── NodeNotFound
     ├── Conflict                  the object is in a state that does not allow this
@@ -104,6 +105,12 @@ class BuildNotFound(NotFound):
     def __init__(self, build_id: str) -> None:
         super().__init__(f"build '{build_id}' not found")
         self.build_id = build_id
+
+
+class SnapshotNotFound(NotFound):
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"snapshot '{reference}' not found")
+        self.reference = reference
 
 
 class VolumeNotFound(NotFound):

@@ -127,10 +127,10 @@ def compare(records: Iterable[Sandbox], reported: Collection[SandboxId], *, rebo
 
 @dataclass(frozen=True, slots=True)
 class Sleepers:
-    """Where record and node differ in whether a sandbox is paused."""
+    """Where record and node differ in whether a sandbox is paused, or in which machine it runs."""
 
-    slept: tuple[Sandbox, ...]
-    """The node paused them when their time was up."""
+    moved_on: tuple[Sandbox, ...]
+    """The node paused them when their time was up, or rolled them back though nobody waited for it any more."""
     strayed: tuple[Sandbox, ...]
     """They run although they are recorded as paused: a resume that was given up took effect after all."""
 
@@ -138,15 +138,15 @@ class Sleepers:
 def compare_sleep(records: Iterable[Sandbox], seen: Mapping[SandboxId, Observation]) -> Sleepers:
     """Compare what is recorded as running or paused with what a heartbeat says of it.
 
-    The node's count of pauses and resumes tells a report that was overtaken by a call from one that is news.
+    The node's count of pauses, resumes and rollbacks tells a report that was overtaken by a call from one that is news.
     """
-    slept, strayed = [], []
+    moved_on, strayed = [], []
     for record in records:
         one = seen.get(record.sandbox_id)
         if one is None:
             continue
-        if record.state is SandboxState.RUNNING and one.paused and one.generation > record.generation:
-            slept.append(record)
+        if record.state is SandboxState.RUNNING and one.generation > record.generation:
+            moved_on.append(record)
         elif record.state is SandboxState.PAUSED and not one.paused and one.generation >= record.generation:
             strayed.append(record)
-    return Sleepers(slept=tuple(slept), strayed=tuple(strayed))
+    return Sleepers(moved_on=tuple(moved_on), strayed=tuple(strayed))

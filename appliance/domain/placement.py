@@ -18,6 +18,9 @@ class Resources:
     vcpus: int
     memory_mib: int
 
+    def times(self, count: int) -> Resources:
+        return Resources(self.vcpus * count, self.memory_mib * count)
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

@@ -1,7 +1,8 @@
 """A sandbox's life, as CubeMaster records it: states, the legal transitions, and what each does to the record.
 
-`creating`, `pausing`, `resuming` and `snapshotting` are intents: the row, and the resources it reserves, say so before
-the node is asked for anything. Where whoever asked has died, the node's word settles what became of it.
+`creating`, `pausing`, `resuming`, `snapshotting` and `rolling_back` are intents: the row, and the resources it
+reserves, say so before the node is asked for anything. Where whoever asked has died, the node's word settles what
+became of it.
 `killing` is the last intent: whatever happens next, the sandbox will not run again.
 What is paused holds no resources of its node but its disk; what has ended holds none, and never changes again.
 """
@@ -27,6 +28,7 @@ class SandboxState(StrEnum):
     PAUSED = "paused"
     RESUMING = "resuming"
     SNAPSHOTTING = "snapshotting"
+    ROLLING_BACK = "rolling_back"
     KILLING = "killing"
     ENDED = "ended"
 
@@ -61,6 +63,7 @@ TRANSITIONS: Mapping[SandboxState, frozenset[SandboxState]] = {
             # By its node, when its time was up.
             SandboxState.PAUSED,
             SandboxState.SNAPSHOTTING,
+            SandboxState.ROLLING_BACK,
             SandboxState.KILLING,
             SandboxState.ENDED,
         }
@@ -75,6 +78,9 @@ TRANSITIONS: Mapping[SandboxState, frozenset[SandboxState]] = {
     SandboxState.SNAPSHOTTING: frozenset(
         {SandboxState.RUNNING, SandboxState.PAUSED, SandboxState.KILLING, SandboxState.ENDED}
     ),
+    SandboxState.ROLLING_BACK: frozenset(
+        {SandboxState.RUNNING, SandboxState.PAUSED, SandboxState.KILLING, SandboxState.ENDED}
+    ),
     SandboxState.KILLING: frozenset({SandboxState.ENDED}),
     SandboxState.ENDED: frozenset(),
 }
@@ -85,9 +91,11 @@ CONCURRENT = LIVE - {SandboxState.PAUSED, SandboxState.KILLING}
 """States that count against a team's limit of sandboxes at one time."""
 VISIBLE = LIVE - {SandboxState.CREATING, SandboxState.KILLING}
 """States in which callers see and use a sandbox."""
-AWAKE = frozenset({SandboxState.RUNNING, SandboxState.PAUSING, SandboxState.SNAPSHOTTING})
+AWAKE = frozenset({SandboxState.RUNNING, SandboxState.PAUSING, SandboxState.SNAPSHOTTING, SandboxState.ROLLING_BACK})
 """States that callers see as running; the other visible ones are paused to them."""
-CHANGING = frozenset({SandboxState.PAUSING, SandboxState.RESUMING, SandboxState.SNAPSHOTTING})
+CHANGING = frozenset(
+    {SandboxState.PAUSING, SandboxState.RESUMING, SandboxState.SNAPSHOTTING, SandboxState.ROLLING_BACK}
+)
 """States that somebody's call, or else the node's word, leads out of."""
 REACHED = frozenset({SandboxState.RUNNING, SandboxState.SNAPSHOTTING})
 """States in which traffic goes to it. A snapshot only holds it up."""
@@ -109,6 +117,8 @@ class Observation:
     paused_at: datetime | None
     filesystem_only: bool
     address: str | None
+    at_rest: bool = False
+    """Whether the node said that nothing is being done to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +145,7 @@ class Sandbox:
     auto_resume: bool = False
     """Whether traffic wakes it from a pause."""
     generation: int = 0
-    """What its node counted of its pauses and resumes when this was written."""
+    """What its node counted of its pauses, resumes and rollbacks when this was written."""
     paused_at: datetime | None = None
     """Since when it is paused; still there while it resumes, and while it is killed out of a pause."""
     filesystem_only: bool = False
@@ -147,11 +157,17 @@ class Sandbox:
     end: End | None = None
 
     @property
-    def holds_resources(self) -> bool:
-        """Whether a reservation on its node is its own."""
-        if self.state is SandboxState.KILLING:
-            return self.paused_at is None
-        return self.state in LIVE and self.state is not SandboxState.PAUSED
+    def machines(self) -> int:
+        """For how many machines resources of its node are reserved for it."""
+        match self.state:
+            case SandboxState.PAUSED | SandboxState.ENDED:
+                return 0
+            case SandboxState.KILLING:
+                return int(self.paused_at is None)
+            case SandboxState.ROLLING_BACK:
+                # The one it has, and the one that takes its place.
+                return 2
+        return 1
 
     @property
     def wakes(self) -> bool:
@@ -185,6 +201,10 @@ class Sandbox:
                 f"Sandbox '{self.sandbox_id}' cannot be {what}: it has the volumes {names}, and a volume belongs to"
                 " one sandbox alone; use one without volumes"
             )
+
+    def rolling_back(self, *, at: datetime) -> Sandbox:
+        self.check_copyable("rolled back")
+        return replace(self._from_running(SandboxState.ROLLING_BACK, "rolled back"), changing_since=at)
 
     def resuming(self, timeout: timedelta, *, at: datetime, on_timeout: OnTimeout | None = None) -> Sandbox:
         """Return it on its way back, to end `timeout` from now."""
@@ -229,14 +249,22 @@ class Sandbox:
         )
 
     def is_underway(self, seen: Observation) -> bool:
-        """Return whether what its node says is what it was before the pause or resume that it is in."""
-        return (self.state is SandboxState.PAUSING and not seen.paused) or (
-            self.state is SandboxState.RESUMING and seen.paused
-        )
+        """Return whether what its node says is what it was before the change that it is in, and may be in still."""
+        if seen.at_rest:
+            # The call never came, or the node has forgotten it: its agent was restarted.
+            return False
+        match self.state:
+            case SandboxState.PAUSING:
+                return not seen.paused
+            case SandboxState.RESUMING:
+                return seen.paused
+            case SandboxState.ROLLING_BACK:
+                return seen.generation <= self.generation
+        return False
 
     def unheard(self) -> Sandbox:
         """Return it running, as if nothing had been asked: its node says that it has no such sandbox."""
-        if self.state not in {SandboxState.PAUSING, SandboxState.SNAPSHOTTING}:
+        if self.state not in {SandboxState.PAUSING, SandboxState.SNAPSHOTTING, SandboxState.ROLLING_BACK}:
             return self
         return replace(self._to(SandboxState.RUNNING), changing_since=None)
 
@@ -304,5 +332,6 @@ _BEING = {
     SandboxState.PAUSING: "paused",
     SandboxState.RESUMING: "resumed",
     SandboxState.SNAPSHOTTING: "snapshotted",
+    SandboxState.ROLLING_BACK: "rolled back",
     SandboxState.KILLING: "killed",
 }

@@ -51,6 +51,9 @@ class FakeGuests:
     refuse_owners: bool = False
     """Refuse only an /init that gives the guest to a sandbox; pool members and builds come up."""
     stall_init: bool = False
+    held_owners: asyncio.Event | None = None
+    """An /init that gives the guest to a sandbox is answered once this is set."""
+    waiting_owners: int = 0
     refuse_flush: bool = False
     flushed: list[str] = field(default_factory=list)
     """Sandboxes whose guests were told to write all they have to their disks."""
@@ -61,6 +64,8 @@ class FakeGuests:
     """What agents say they use."""
     log: list[dict[str, Any]] = field(default_factory=list)
     """What agents have in their logs, all the same."""
+    log_at_owner: list[dict[str, Any]] | None = None
+    """What the log becomes with the next owner, as it is in a guest that was restored."""
     log_epoch: str = "epoch1"
     stall_log: bool = False
     log_asked: int = 0
@@ -98,6 +103,11 @@ class FakeGuests:
             await asyncio.Event().wait()
         if self.refuse_init or (self.refuse_owners and body["sandboxId"].startswith("i")):
             return web.Response(status=500, text="made to refuse")
+        if self.held_owners is not None and body["sandboxId"].startswith("i"):
+            self.waiting_owners += 1
+            await self.held_owners.wait()
+        if self.log_at_owner is not None and body["sandboxId"].startswith("i"):
+            self.log, self.log_at_owner = list(self.log_at_owner), None
         assert request.transport is not None
         self.identities.append((IPv4Address(request.transport.get_extra_info("sockname")[0]), body))
         return web.Response(status=204, headers={"X-Envd-Version": AGENT_VERSION})

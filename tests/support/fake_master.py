@@ -14,6 +14,7 @@ from appliance.contracts.master import (
     NewFork,
     NewPause,
     NewResume,
+    NewRollback,
     NewSandbox,
     NewSnapshot,
     NewTimeout,
@@ -25,7 +26,14 @@ from appliance.contracts.master import (
     SnapshotView,
 )
 from appliance.contracts.templates import BuildStatus, TemplateView
-from appliance.domain.errors import Conflict, CubeError, SandboxNotFound, TemplateNotFound, Unauthenticated
+from appliance.domain.errors import (
+    Conflict,
+    CubeError,
+    SandboxNotFound,
+    SnapshotNotFound,
+    TemplateNotFound,
+    Unauthenticated,
+)
 from appliance.domain.ids import new_sandbox_id
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,6 +51,7 @@ class FakeMaster:
         self.pauses: list[NewPause] = []
         self.snapshots: list[SnapshotView] = []
         self.forks: list[NewFork] = []
+        self.rollbacks: list[NewRollback] = []
         self.resumes: list[NewResume | NewConnect] = []
 
     def add_key(self, key: str, team_id: str) -> None:
@@ -219,6 +228,13 @@ class FakeMaster:
         start = int(cursor or 0)
         end = start + limit
         return SnapshotPage(snapshots=tuple(wanted[start:end]), next_cursor=str(end) if end < len(wanted) else None)
+
+    async def roll_back_sandbox(self, sandbox_id: str, new: NewRollback) -> SandboxView:
+        view = await self.get_sandbox(sandbox_id, team_id=new.team_id)
+        if new.snapshot not in [one.snapshot_id for one in self.snapshots]:
+            raise SnapshotNotFound(new.snapshot)
+        self.rollbacks.append(new)
+        return view
 
     async def fork_sandbox(self, sandbox_id: str, new: NewFork) -> list[Forked]:
         """Every second copy finds the team full."""

@@ -35,6 +35,7 @@ from appliance.contracts.node import (
     Pause,
     Replica,
     Resume,
+    Rollback,
     SandboxLogEntry,
     Snapshot,
     SnapshotTaken,
@@ -73,11 +74,13 @@ class FakeNode:
     fail_pause: CubeError | None = None
     fail_resume: CubeError | None = None
     fail_snapshot: CubeError | None = None
+    fail_rollback: CubeError | None = None
     stall: asyncio.Event | None = None
-    """Carries out a pause, resume or snapshot, then keeps the caller waiting until it is set."""
+    """Carries out a pause, resume, snapshot or rollback, then keeps the caller waiting until it is set."""
     pauses: dict[str, list[Pause]] = field(default_factory=lambda: defaultdict(list))
     resumes: dict[str, list[Resume]] = field(default_factory=lambda: defaultdict(list))
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    rollbacks: dict[str, list[Rollback]] = field(default_factory=lambda: defaultdict(list))
     bases: dict[str, str] = field(default_factory=dict)
     """Of each snapshot, the build that its sandbox came from."""
     locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
@@ -177,6 +180,19 @@ class FakeNode:
         self.logs[snapshot.build_id] = []
         self.finished[snapshot.build_id] = BuildState.READY
 
+    def roll_back(self, sandbox_id: str, rollback: Rollback) -> NodeSandbox:
+        before = self.sandbox(sandbox_id)
+        if before.state is NodeSandboxState.PAUSED:
+            raise Conflict("it is paused")
+        if rollback.build_id not in self.finished:
+            raise BuildNotFound(rollback.build_id)
+        self.rollbacks[sandbox_id].append(rollback)
+        self.addresses += 1
+        self.sandboxes[sandbox_id] = before.model_copy(
+            update={"generation": before.generation + 1, "address": f"10.88.1.{self.addresses % 250 + 1}"}
+        )
+        return self.sandboxes[sandbox_id]
+
     def log(self, build_id: str, message: str, *, step: str | None = None, level: str = "info") -> None:
         entry = BuildLogEntry(timestamp=datetime.now(UTC), level=level, message=message, step=step)
         self.logs[build_id].append(entry)
@@ -266,6 +282,18 @@ class FakeNode:
             if self.stall:
                 await self.stall.wait()
             return SnapshotTaken(build_id=new.build_id, envd_version="0.6.13", disk_size_mib=1500)
+
+        @app.post("/v1/sandboxes/{sandbox_id}/rollback")
+        async def roll_back(sandbox_id: str, new: Rollback) -> NodeSandbox:
+            async with self.locks[sandbox_id]:
+                await asyncio.sleep(0)
+                self.sandbox(sandbox_id)
+                if self.fail_rollback:
+                    raise self.fail_rollback
+                made = self.roll_back(sandbox_id, new)
+            if self.stall:
+                await self.stall.wait()
+            return made
 
         @app.put("/v1/sandboxes/{sandbox_id}/deadline", status_code=204)
         async def deadline(sandbox_id: str, new: Deadline) -> Response:

@@ -1,4 +1,4 @@
-"""Snapshots of sandboxes, and forks, which are snapshots that nobody keeps."""
+"""Snapshots of sandboxes, the way back to them, and forks, which are snapshots that nobody keeps."""
 
 # No postponed annotations: the routes' dependencies are local names, which FastAPI could not look up later.
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from appliance.clients.master import MasterClient
 from appliance.contracts import e2b
-from appliance.contracts.master import NewFork, NewSnapshot, ResolvedKey
+from appliance.contracts.master import NewFork, NewRollback, NewSnapshot, ResolvedKey
 from appliance.cubeapi import mapping
 from appliance.cubeapi.auth import Authenticator
 from appliance.cubeapi.settings import CubeApiSettings
@@ -46,6 +46,12 @@ def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiS
         if page.next_cursor is not None:
             response.headers["X-Next-Token"] = page.next_cursor
         return [mapping.snapshot(view) for view in page.snapshots]
+
+    @routes.post("/sandboxes/{path_id}/rollback", response_model_exclude_none=True)
+    async def roll_back(path_id: str, key: Annotated[ResolvedKey, key_of], body: e2b.NewRollback) -> e2b.Sandbox:
+        new = NewRollback(team_id=key.team_id, snapshot=body.snapshotID)
+        view = await master.roll_back_sandbox(mapping.sandbox_id(path_id), new)
+        return mapping.sandbox(view, domain=settings.domain)
 
     @routes.post("/sandboxes/{path_id}/fork", status_code=201, response_model_exclude_none=True)
     async def fork(

@@ -12,12 +12,14 @@ from appliance.contracts.node import (
     NodeSandbox,
     Pause,
     Resume,
+    Rollback,
     Snapshot,
     SnapshotTaken,
 )
-from appliance.cubelet.mapping import egress_policy, new_sandbox, node_sandbox, wanted
+from appliance.cubelet.mapping import egress_policy, goal, new_sandbox, node_sandbox, wanted
 from appliance.cubelet.services.pausing import Pausing
 from appliance.cubelet.services.resuming import Resuming
+from appliance.cubelet.services.rollbacks import Rollbacks
 from appliance.cubelet.services.sampler import Sampler
 from appliance.cubelet.services.sandboxes import Sandboxes
 from appliance.cubelet.services.snapshots import Snapshots
@@ -25,7 +27,13 @@ from appliance.domain.ids import BuildId, SandboxId, TemplateId
 
 
 def router(
-    sandboxes: Sandboxes, pausing: Pausing, resuming: Resuming, snapshots: Snapshots, sampler: Sampler
+    sandboxes: Sandboxes,
+    pausing: Pausing,
+    resuming: Resuming,
+    snapshots: Snapshots,
+    *,
+    rollbacks: Rollbacks,
+    sampler: Sampler,
 ) -> APIRouter:
     routes = APIRouter(prefix="/v1/sandboxes")
 
@@ -42,7 +50,8 @@ def router(
     @routes.get("/{sandbox_id}")
     async def get(sandbox_id: str) -> NodeSandbox:
         record = sandboxes.get(SandboxId(sandbox_id))
-        return node_sandbox(record, sampled=sampler.watches(record))
+        at_rest = sandboxes.at_rest(SandboxId(sandbox_id))
+        return node_sandbox(record, sampled=sampler.watches(record), at_rest=at_rest)
 
     @routes.put("/{sandbox_id}/deadline", status_code=204)
     async def set_deadline(sandbox_id: str, body: Deadline) -> Response:
@@ -81,6 +90,12 @@ def router(
         return SnapshotTaken(
             build_id=taken.build_id, envd_version=taken.meta.envd_version, disk_size_mib=taken.meta.disk_size_mib
         )
+
+    @routes.post("/{sandbox_id}/rollback")
+    async def roll_back(sandbox_id: str, body: Rollback) -> NodeSandbox:
+        record = await rollbacks.roll_back(SandboxId(sandbox_id), goal(body))
+        sampler.watch(record, body.access_token)
+        return node_sandbox(record, sampled=True)
 
     @routes.delete("/{sandbox_id}", status_code=204)
     async def kill(sandbox_id: str) -> Response:

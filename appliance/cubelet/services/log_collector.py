@@ -99,6 +99,30 @@ class LogCollector:
             await guest.close()
         await asyncio.to_thread(self._store.ended, sandbox_id)
 
+    async def rewound(self, record: VmRecord, access_token: str | None) -> None:
+        """Go on with a guest that is as it was at an earlier time, and so is its log. Never fails, nor takes long.
+
+        What it says from now on is new, though its records have numbers that others had. Where it cannot tell where its
+        log ends, all of that is taken over again.
+        """
+        if record.sandbox is None or record.address is None:
+            raise ValueError(f"VM {record.vm_id} does not run as a sandbox")
+        sandbox_id, now = record.sandbox.sandbox_id, self._clock.now()
+        self.follow(sandbox_id, access_token, started_at=record.sandbox.started_at)
+        followed = self._followed[sandbox_id]
+        end = None
+        guest = GuestClient(record.address)
+        try:
+            with suppress(GuestFailure):
+                _, end = await guest.usage(access_token=access_token, deadline=_DEADLINE)
+        finally:
+            await guest.close()
+        said = SandboxLogEntry(timestamp=now, level="info", logger="cube", message="the sandbox was rolled back")
+        async with followed.turn:
+            followed.cursor, followed.latest, followed.failures, followed.skip = end or LogCursor(), now, 0, 0
+            with suppress(OSError):
+                await asyncio.to_thread(self._store.append, sandbox_id, [said], followed.cursor)
+
     async def read(self, sandbox_id: str, query: LogQuery) -> list[SandboxLogEntry]:
         """Return what was collected of a sandbox, running or ended, that matches."""
         return await asyncio.to_thread(self._store.read, sandbox_id, query)

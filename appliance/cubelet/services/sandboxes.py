@@ -76,6 +76,10 @@ class Sandboxes:
     def get(self, sandbox_id: SandboxId) -> VmRecord:
         return self._registry.get(sandbox_id)
 
+    def at_rest(self, sandbox_id: SandboxId) -> bool:
+        """Return whether nothing is being done to a sandbox, nor waits to be."""
+        return not self._registry.locks.held(sandbox_id)
+
     async def create(self, request: NewSandbox) -> VmRecord:
         """Return a running sandbox whose guest has acknowledged its identity. The same id again is the same sandbox."""
         async with self._registry.locks.hold(request.sandbox_id):

@@ -14,7 +14,7 @@ from appliance.cubemaster.persistence.tables import nodes, replicas, sandboxes
 from appliance.domain.ids import BuildId, NodeId
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Candidate, Resources
-from appliance.domain.sandbox import LIVE, EndReason, SandboxState
+from appliance.domain.sandbox import LIVE, EndReason, Sandbox, SandboxState
 from appliance.domain.template import ReplicaState
 
 
@@ -205,11 +205,14 @@ class NodeRepository:
         )
         return result.rowcount == 1
 
-    def release(self, node_id: NodeId, held: Resources) -> None:
-        """Give `held` back. The caller has just ended or paused the sandbox that held it, in this transaction."""
+    def release(self, before: Sandbox, after: Sandbox) -> None:
+        """Give back what `before` held, and holds no longer as `after`, which this transaction has just written."""
+        held = before.resources.times(before.machines - after.machines)
+        if held.vcpus <= 0:
+            return
         self._connection.execute(
             update(nodes)
-            .where(nodes.c.node_id == node_id)
+            .where(nodes.c.node_id == after.node_id)
             .values(
                 vcpus_reserved=nodes.c.vcpus_reserved - held.vcpus,
                 memory_reserved_mib=nodes.c.memory_reserved_mib - held.memory_mib,

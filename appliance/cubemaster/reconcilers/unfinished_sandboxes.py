@@ -1,5 +1,5 @@
-"""Finishes what a dead CubeMaster or an unreachable node left half done: creates, pauses and resumes that nobody waits
-for, and kills."""
+"""Finishes what a dead CubeMaster or an unreachable node left half done: creates, pauses, resumes and rollbacks that
+nobody waits for, and kills."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 _PATIENCE = timedelta(seconds=10)
-"""So long a pause or resume is not looked at: most are over by then."""
+"""So long a change is not looked at: most are over by then."""
 
 
 class UnfinishedSandboxReconciler:

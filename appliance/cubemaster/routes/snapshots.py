@@ -7,16 +7,27 @@ from fastapi import APIRouter, Query
 
 from appliance.common.http import status_of
 from appliance.contracts.errors import ErrorBody
-from appliance.contracts.master import Forked, NewFork, NewSnapshot, SnapshotPage, SnapshotView
+from appliance.contracts.master import (
+    Forked,
+    NewFork,
+    NewRollback,
+    NewSnapshot,
+    SandboxView,
+    SnapshotPage,
+    SnapshotView,
+)
 from appliance.cubemaster.mapping import page_cursor, page_position, sandbox_view, snapshot_view
 from appliance.cubemaster.services.forks import ForkService
+from appliance.cubemaster.services.rollbacks import Rollbacks
 from appliance.cubemaster.services.snapshots import SnapshotService
 from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import CubeError
 from appliance.domain.sandbox import Sandbox
 
 
-def snapshots_router(snapshots: SnapshotService, forks: ForkService, tokens: SandboxTokens) -> APIRouter:
+def snapshots_router(
+    snapshots: SnapshotService, forks: ForkService, rollbacks: Rollbacks, tokens: SandboxTokens
+) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     @router.post("/sandboxes/{sandbox_id}/snapshots", status_code=201)
@@ -45,7 +56,13 @@ def snapshots_router(snapshots: SnapshotService, forks: ForkService, tokens: San
     def forked(copy: Sandbox | CubeError) -> Forked:
         if isinstance(copy, CubeError):
             return Forked(error=ErrorBody(code=status_of(copy), message=copy.message))
-        shown = sandbox_view(copy, access_token=tokens.access(copy), traffic_token=tokens.traffic(copy))
-        return Forked(sandbox=shown)
+        return Forked(sandbox=shown(copy))
+
+    @router.post("/sandboxes/{sandbox_id}/rollback")
+    async def roll_back(sandbox_id: str, new: NewRollback) -> SandboxView:
+        return shown(await rollbacks.roll_back(sandbox_id, new.snapshot, team_id=new.team_id))
+
+    def shown(sandbox: Sandbox) -> SandboxView:
+        return sandbox_view(sandbox, access_token=tokens.access(sandbox), traffic_token=tokens.traffic(sandbox))
 
     return router

@@ -40,8 +40,7 @@ class Endings:
             uow.sandboxes.save(ended, was=sandbox.state)
             if sandbox.volumes:
                 uow.volumes.release(sandbox.sandbox_id)
-            if sandbox.holds_resources:
-                uow.nodes.release(sandbox.node_id, sandbox.resources)
+            uow.nodes.release(sandbox, ended)
             uow.events.add(
                 "sandbox_ended",
                 at=at,

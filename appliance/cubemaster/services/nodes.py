@@ -126,7 +126,7 @@ class NodeService:
             await self._endings.end(ending.sandbox_id, ending.reason, detail=ending.detail, at=now)
         present = {one: said for one, said in reported.items() if said.state is not NodeSandboxState.CREATING}
         sleepers = compare_sleep(known.live, {one: observation(said) for one, said in present.items()})
-        for sandbox in sleepers.slept:
+        for sandbox in sleepers.moved_on:
             await self._settling.take(sandbox, reported[sandbox.sandbox_id])
         at = self._clock.monotonic()
         for sandbox_id in self._absent_sandboxes.lasting(node_id, verdict.absent, at=at):

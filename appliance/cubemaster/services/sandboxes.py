@@ -251,6 +251,7 @@ class SandboxService:
                 raise SandboxNotFound(sandbox_id)
             after = before.killing()
             uow.sandboxes.save(after, was=before.state)
+            uow.nodes.release(before, after)
             return after
 
         sandbox = await self._database.transact(work)

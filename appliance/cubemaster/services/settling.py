@@ -1,4 +1,4 @@
-"""Whether a sandbox runs or is paused, as its node has it: the node's word, taken into the record.
+"""Whether a sandbox runs or is paused, and in which machine, as its node has it: its word, taken into the record.
 
 Level-triggered and safe to repeat. Calls end here, reconcilers start here after a crash, and heartbeats report here
 what a node did by itself.
@@ -95,11 +95,11 @@ class Settling:
             if after == before:
                 return before, False
             uow.sandboxes.save(after, was=before.state)
-            if before.holds_resources and not after.holds_resources:
-                uow.nodes.release(after.node_id, after.resources)
-            if after.state in _EVENTS and before.state is not SandboxState.SNAPSHOTTING:
+            uow.nodes.release(before, after)
+            kind = _event(before, after)
+            if kind is not None:
                 uow.events.add(
-                    _EVENTS[after.state],
+                    kind,
                     at=now,
                     team_id=after.team_id,
                     sandbox_id=after.sandbox_id,
@@ -113,3 +113,9 @@ class Settling:
             await self._routes.publish_if_true(after)
             log.info("sandbox_settled", sandbox_id=after.sandbox_id, was=sandbox.state, state=after.state)
         return after
+
+
+def _event(before: Sandbox, after: Sandbox) -> str | None:
+    if after.state is SandboxState.RUNNING and before.state in {SandboxState.RUNNING, SandboxState.ROLLING_BACK}:
+        return "sandbox_rolled_back" if after.generation > before.generation else None
+    return None if before.state is SandboxState.SNAPSHOTTING else _EVENTS.get(after.state)

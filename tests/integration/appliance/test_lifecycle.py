@@ -101,3 +101,61 @@ def test_a_snapshot_is_started_twice_and_a_fork_goes_its_own_way(site: Site) -> 
         "forked": ["after", "after"],
         "ids": 3,
     }
+
+
+def test_a_sandbox_that_was_rolled_back_is_what_it_was_behind_the_same_name(site: Site) -> None:
+    answer = site.ask(
+        """
+        import json, os
+        import httpx
+        from e2b import Sandbox
+        sandbox = Sandbox.create("base", timeout=300)
+        sandbox.files.write("/tmp/kept", "before")
+        pid = sandbox.commands.run("sleep 1000", background=True).pid
+        snapshot = sandbox.create_snapshot()
+        def back():
+            answer = httpx.post(
+                f"{os.environ['E2B_API_URL']}/sandboxes/{sandbox.sandbox_id}/rollback",
+                headers={"X-API-Key": os.environ["E2B_API_KEY"]},
+                json={"snapshotID": snapshot.snapshot_id},
+                timeout=60,
+            )
+            return answer.status_code, answer.json()
+        info = sandbox.get_info()
+        rounds = []
+        for _ in range(2):
+            sandbox.files.write("/tmp/kept", "after")
+            sandbox.commands.kill(pid)
+            undone = sandbox.commands.run("sleep 1000", background=True)
+            status, body = back()
+            try:
+                undone.wait()
+                cut = False
+            except Exception:
+                cut = True
+            rounds.append({
+                "status": status, "same": body["sandboxID"] == sandbox.sandbox_id, "cut": cut,
+                "kept": sandbox.files.read("/tmp/kept"),
+                "runs": pid in (pids := [one.pid for one in sandbox.commands.list()]), "undone": undone.pid not in pids,
+            })
+        sandbox.pause()
+        refused, why = back()
+        sandbox = Sandbox.connect(sandbox.sandbox_id, timeout=300)
+        Sandbox.delete_snapshot(snapshot.snapshot_id)
+        print(json.dumps({
+            "rounds": rounds, "refused": refused, "why": "while in 'paused' state" in why["message"],
+            "started": sandbox.get_info().started_at == info.started_at, "kept": sandbox.files.read("/tmp/kept"),
+            "unknown": back()[0],
+        }))
+        sandbox.kill()
+        """,
+    )
+    one = {"status": 200, "same": True, "cut": True, "kept": "before", "runs": True, "undone": True}
+    assert answer == {
+        "rounds": [one, one],
+        "refused": 409,
+        "why": True,
+        "started": True,
+        "kept": "before",
+        "unknown": 404,
+    }

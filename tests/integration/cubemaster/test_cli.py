@@ -106,7 +106,7 @@ async def test_sandboxes_are_listed_shown_and_killed(appliance: Appliance) -> No
     assert again.code == 4
 
 
-async def test_sandboxes_are_paused_and_resumed_and_their_snapshots_listed(appliance: Appliance) -> None:
+async def test_sandboxes_are_rolled_back_paused_and_resumed_and_their_snapshots_listed(appliance: Appliance) -> None:
     socket = appliance.settings.socket
     team_id, _ = await appliance.team(), await appliance.template()
     made = await appliance.sandbox(team_id)
@@ -115,6 +115,10 @@ async def test_sandboxes_are_paused_and_resumed_and_their_snapshots_listed(appli
     listed = await cli(socket, "--json", "snapshot", "list", "--sandbox", made.sandbox_id)
     assert [one["snapshot_id"] for one in json.loads(listed.out)] == [taken.snapshot_id]
     assert "default/warm:default" in (await cli(socket, "snapshot", "list")).out
+    back = await cli(socket, "--json", "sandbox", "rollback", made.sandbox_id, "warm")
+    assert (back.code, json.loads(back.out)["sandbox_id"]) == (0, made.sandbox_id)
+    assert str(made.access_token) not in back.out
+    assert (await cli(socket, "sandbox", "rollback", made.sandbox_id, "unknown")).code == 4
     paused = await cli(socket, "sandbox", "pause", made.sandbox_id)
     assert paused.code == 0, paused.err
     assert "disk and memory" in (await cli(socket, "sandbox", "info", made.sandbox_id)).out

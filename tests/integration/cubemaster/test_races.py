@@ -15,6 +15,7 @@ from appliance.contracts.master import (
     NewFork,
     NewPause,
     NewResume,
+    NewRollback,
     NewSnapshot,
     NewTimeout,
     SandboxState,
@@ -43,6 +44,7 @@ class _Storm:
             master.wake,
             lambda one: master.set_timeout(one, NewTimeout(timeout_s=300)),
             lambda one: master.take_snapshot(one, NewSnapshot()),
+            self._roll_back,
             self._time_out,
             self._late_heartbeat,
         ]
@@ -62,6 +64,11 @@ class _Storm:
             await call
         except (errors.Conflict, errors.NotFound, errors.Forbidden, errors.NoCapacity, errors.QuotaExceeded):
             return
+
+    async def _roll_back(self, sandbox_id: str) -> None:
+        page = await self._appliance.master.list_snapshots(sandbox_id=sandbox_id, limit=1)
+        for newest in page.snapshots:
+            await self._appliance.master.roll_back_sandbox(sandbox_id, NewRollback(snapshot=newest.snapshot_id))
 
     async def _time_out(self, sandbox_id: str) -> None:
         async with self._appliance.node.locks[sandbox_id]:
@@ -117,15 +124,20 @@ async def test_no_sandbox_sticks_and_the_sums_are_exact(appliance: Appliance, se
     assert appliance.node.sandboxes == {}
 
 
-@pytest.mark.parametrize("state", ["creating", "running", "pausing", "paused", "resuming", "snapshotting", "killing"])
+@pytest.mark.parametrize(
+    "state", ["creating", "running", "pausing", "paused", "resuming", "snapshotting", "rolling_back", "killing"]
+)
 async def test_every_state_can_be_deleted(appliance: Appliance, state: str) -> None:
     team_id, _ = await appliance.team(), await appliance.template()
     made = await appliance.sandbox(team_id)
     if state == "paused":
         await appliance.master.pause_sandbox(made.sandbox_id, NewPause())
     else:
+        machines = 2 if state == "rolling_back" else 1
         appliance.db.execute(
-            f"UPDATE sandboxes SET state = '{state}', changing_since = UTC_TIMESTAMP(6)", database="cube_master"
+            f"UPDATE nodes SET vcpus_reserved = {machines}, memory_reserved_mib = {512 * machines}",
+            f"UPDATE sandboxes SET state = '{state}', changing_since = UTC_TIMESTAMP(6)",
+            database="cube_master",
         )
 
     await appliance.master.kill_sandbox(made.sandbox_id)

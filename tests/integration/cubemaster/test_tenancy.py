@@ -52,6 +52,9 @@ CASES: dict[tuple[str, str], Case] = {
     ("POST", "/sandboxes/{path_id}/pause"): Case("/sandboxes/{sandbox}/pause", NOT_FOUND),
     ("POST", "/sandboxes/{path_id}/resume"): Case("/sandboxes/{sandbox}/resume", NOT_FOUND, {}),
     ("POST", "/sandboxes/{path_id}/fork"): Case("/sandboxes/{sandbox}/fork", NOT_FOUND, {}),
+    ("POST", "/sandboxes/{path_id}/rollback"): Case(
+        "/sandboxes/{sandbox}/rollback", NOT_FOUND, {"snapshotID": "{template}"}
+    ),
     ("POST", "/sandboxes/{path_id}/snapshots"): Case("/sandboxes/{sandbox}/snapshots", NOT_FOUND, {}),
     ("GET", "/snapshots"): _open("/snapshots"),
     ("GET", "/sandboxes/{path_id}/logs"): Case("/sandboxes/{sandbox}/logs", NOT_FOUND),

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from appliance.contracts.master import NewFork
+from appliance.contracts.master import NewFork, NewRollback
 from tests.support.fake_master import FakeMaster
 from tests.unit.cubeapi.test_routes import OTHER_TEAMS_KEY, api, clock, create, master
 
@@ -54,6 +54,23 @@ async def test_a_fork_is_201_even_when_some_copies_fail(api: httpx.AsyncClient, 
         NewFork(team_id="team-a", timeout_s=15, count=1),
     ]
     assert (await api.post("/sandboxes/iunknown/fork", json={})).status_code == 404
+
+
+async def test_a_rollback_is_200_with_the_sandbox(api: httpx.AsyncClient, master: FakeMaster) -> None:
+    made = await create(api)
+    path = f"/sandboxes/{made['sandboxID']}/rollback"
+    taken = (await api.post(f"/sandboxes/{made['sandboxID']}/snapshots")).json()["snapshotID"]
+
+    back = await api.post(path, json={"snapshotID": taken})
+
+    assert (back.status_code, back.json()) == (200, made)
+    assert master.rollbacks == [NewRollback(team_id="team-a", snapshot=taken)]
+    unknown = await api.post(path, json={"snapshotID": "unknown"})
+    assert (unknown.status_code, unknown.json()["message"]) == (404, "snapshot 'unknown' not found")
+    assert (await api.post("/sandboxes/iunknown/rollback", json={"snapshotID": taken})).status_code == 404
+    assert (await api.post(path, json={"snapshotID": taken}, headers={"X-API-Key": OTHER_TEAMS_KEY})).status_code == 404
+    for body in ({}, {"snapshotID": ""}, {"snapshotID": 1}):
+        assert (await api.post(path, json=body)).status_code == 400
 
 
 @pytest.mark.parametrize(

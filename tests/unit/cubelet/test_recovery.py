@@ -76,6 +76,30 @@ def test_a_sandbox_that_ended_meanwhile_has_its_reason(there: VmRecord, reason: 
     assert plan.adopt == ()
 
 
+@pytest.mark.parametrize("newer_first", [True, False])
+@pytest.mark.parametrize("alive", [("v1", "v2"), ("v2",)])
+def test_of_two_machines_of_one_sandbox_the_newer_one_is_it(alive: tuple[str, ...], newer_first: bool) -> None:
+    older, newer = record("v1", Stage.RUNNING), record("v2", Stage.RUNNING, tap=2)
+    newer = newer.model_copy(update={"sandbox": older.sandbox, "generation": older.generation + 1})
+    other = record("v3", Stage.RUNNING, tap=3)
+    there = [newer, older] if newer_first else [older, newer]
+    seen = replace(observed(*alive, "v3"), vmm_pids={VmId("v1"): (1001,), VmId("v2"): (1002,), VmId("v3"): (1003,)})
+    plan = reconcile([*there, other], seen)
+    assert plan.adopt == (newer, other)
+    assert plan.destroy == (older,)
+    assert plan.stray_pids == (1001,)
+    assert plan.end == ()
+
+
+def test_a_sandbox_whose_newer_machine_ended_has_ended_once() -> None:
+    older, newer = record("v1", Stage.RUNNING), record("v2", Stage.ENDING, tap=2)
+    newer = newer.model_copy(update={"sandbox": older.sandbox, "generation": 1, "end_reason": EndReason.TIMEOUT})
+    plan = reconcile([older, newer], observed("v1", "v2"))
+    assert [(one.vm_id, why) for one, why, _ in plan.end] == [("v2", EndReason.TIMEOUT)]
+    assert plan.destroy == (older,)
+    assert plan.adopt == ()
+
+
 @pytest.mark.parametrize("boot", [BOOT, "an-earlier-boot"])
 @pytest.mark.parametrize("alive", [True, False])
 @pytest.mark.parametrize("stage", [Stage.PAUSING, Stage.PAUSED, Stage.RESUMING])

@@ -88,9 +88,12 @@ def test_only_news_of_the_node_puts_a_sandbox_to_sleep_or_calls_a_stray() -> Non
                 paused.sandbox_id: seen(paused=False, generation=generation_of_2),
             },
         )
-        return found.slept, found.strayed
+        return found.moved_on, found.strayed
 
     assert said(1, 2) == ((), ())
     assert said(3, 2) == ((running,), ())
     assert said(1, 4) == ((), (paused,))
-    assert compare_sleep([running, paused], {}).slept == ()
+    assert compare_sleep([running, paused], {}).moved_on == ()
+    for generation, expected in ((running.generation, ()), (running.generation + 1, (running,))):
+        rolled_back = seen(paused=False, generation=generation)
+        assert compare_sleep([running], {running.sandbox_id: rolled_back}).moved_on == expected

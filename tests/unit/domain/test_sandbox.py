@@ -134,13 +134,30 @@ def test_a_report_that_a_call_overtook_changes_nothing() -> None:
 
 @pytest.mark.parametrize("state", sorted(SandboxState))
 def test_what_is_paused_or_killed_out_of_a_pause_holds_nothing(state: SandboxState) -> None:
-    assert sandbox(state).holds_resources is (state not in {SandboxState.PAUSED, SandboxState.ENDED})
+    expected = {SandboxState.PAUSED: 0, SandboxState.ENDED: 0, SandboxState.ROLLING_BACK: 2}
+    assert sandbox(state).machines == expected.get(state, 1)
     paused = replace(sandbox(SandboxState.PAUSED), paused_at=NOW)
-    assert not paused.killing().holds_resources
-    assert paused.resuming(timedelta(seconds=1), at=NOW).killing().holds_resources
+    assert paused.killing().machines == 0
+    assert paused.resuming(timedelta(seconds=1), at=NOW).killing().machines == 1
+    assert sandbox().rolling_back(at=NOW).killing().machines == 1
 
 
-@pytest.mark.parametrize("state", sorted(CHANGING - {SandboxState.SNAPSHOTTING}))
+def test_a_rollback_is_over_once_its_node_has_counted_it() -> None:
+    rolling = replace(sandbox(), generation=2, address="10.88.0.2").rolling_back(at=NOW)
+    assert (rolling.state, rolling.changing_since) == (SandboxState.ROLLING_BACK, NOW)
+    before, after = seen(paused=False, generation=2), seen(paused=False, generation=3)
+    assert rolling.is_underway(before)
+    assert not rolling.is_underway(after)
+    assert not rolling.is_underway(replace(before, at_rest=True)), "its node has given it up"
+    back = rolling.settled(after, at=NOW)
+    assert (back.state, back.generation, back.changing_since) == (SandboxState.RUNNING, 3, None)
+    assert rolling.settled(before, at=NOW).generation == 2, "it failed, and runs on"
+    assert rolling.settled(seen(paused=True, generation=4), at=NOW).state is SandboxState.PAUSED
+    assert rolling.unheard().state is SandboxState.RUNNING
+    assert rolling.out_of_reach(at=NOW) is None, "nothing of it is on the disk of a lost node"
+
+
+@pytest.mark.parametrize("state", sorted(CHANGING - {SandboxState.SNAPSHOTTING, SandboxState.ROLLING_BACK}))
 def test_with_its_node_lost_what_was_on_its_way_waits_on_the_disk(state: SandboxState) -> None:
     waiting = sandbox(state).out_of_reach(at=NOW)
     assert waiting is not None
@@ -153,6 +170,10 @@ def test_a_paused_one_is_neither_paused_again_nor_retimed_and_a_running_one_not_
         sandbox(SandboxState.PAUSED).pausing(at=NOW)
     with pytest.raises(Conflict, match="cannot be forked while in 'paused' state"):
         sandbox(SandboxState.PAUSED).snapshotting(at=NOW, what="forked")
+    with pytest.raises(Conflict, match="cannot be rolled back while in 'paused' state"):
+        sandbox(SandboxState.PAUSED).rolling_back(at=NOW)
+    with pytest.raises(SandboxTransitioning, match="being rolled back"):
+        sandbox(SandboxState.ROLLING_BACK).pausing(at=NOW)
     with pytest.raises(Conflict, match="already running"):
         sandbox().resuming(timedelta(seconds=1), at=NOW)
     with pytest.raises(SandboxTransitioning, match="being snapshotted"):
@@ -169,6 +190,7 @@ def test_traffic_wakes_no_sandbox_that_would_boot() -> None:
 STEPS = {
     "pause": lambda one: one.pausing(at=NOW),
     "snapshot": lambda one: one.snapshotting(at=NOW),
+    "roll back": lambda one: one.rolling_back(at=NOW),
     "resume": lambda one: one.resuming(timedelta(seconds=1), at=NOW),
     "slept": lambda one: one.settled(seen(paused=True, generation=one.generation + 1), at=NOW),
     "runs": lambda one: one.settled(seen(paused=False, generation=one.generation + 1), at=NOW),
