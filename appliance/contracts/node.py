@@ -133,6 +133,8 @@ class NetworkPolicy(_Wire):
     allow_out: tuple[str, ...] = ()
     """IPv4 addresses and networks in CIDR form that the guest may reach; they beat `deny_out`."""
     deny_out: tuple[str, ...] = ()
+    revision: str = ""
+    """What CubeMaster calls these rules. The node says it of a sandbox once they are in force."""
 
 
 class OnTimeout(StrEnum):
@@ -217,6 +219,10 @@ class NodeSandbox(_Wire):
     envd_version: str
     pooled: bool
     """Whether it was claimed from the pool rather than cloned on demand."""
+    changing: bool = False
+    """Whether a pause, resume, snapshot or kill of it is under way: all this may be otherwise in a moment."""
+    network_revision: str = ""
+    """Of the rules in force; while it is paused, of those that were."""
     sampled: bool = True
     """False where the node lost the token it needs to ask the guest for its metrics."""
 

@@ -50,10 +50,11 @@ def egress_policy(network: NetworkPolicy) -> EgressPolicy:
         allow_internet=network.allow_internet,
         allow=parse_networks(network.allow_out, kind="allowed address"),
         deny=parse_networks(network.deny_out, kind="denied CIDR"),
+        revision=network.revision,
     )
 
 
-def node_sandbox(record: VmRecord, *, sampled: bool) -> NodeSandbox:
+def node_sandbox(record: VmRecord, *, sampled: bool, changing: bool = False) -> NodeSandbox:
     sandbox = record.sandbox
     if sandbox is None:
         raise ValueError(f"VM {record.vm_id} has no sandbox")
@@ -70,6 +71,8 @@ def node_sandbox(record: VmRecord, *, sampled: bool) -> NodeSandbox:
         end_at=sandbox.end_at,
         envd_version=record.envd_version,
         pooled=sandbox.pooled,
+        changing=changing,
+        network_revision=sandbox.network_revision,
         sampled=sampled,
     )
 

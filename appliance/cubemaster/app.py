@@ -148,6 +148,7 @@ def create_app(
         metrics=metrics,
         missing_grace=timedelta(seconds=settings.nodes.missing_grace_s),
         access_token=tokens.access,
+        send_egress=sandboxes.send_egress,
     )
     lost_nodes = LostNodeReconciler(
         database, settling, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s)

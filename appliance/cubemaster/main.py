@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from appliance.common import logging, settings
+from appliance.common import failpoints, logging, settings
 from appliance.common.server import serve
 from appliance.cubemaster.app import Secrets, create_app
 from appliance.cubemaster.persistence.database import database_url, make_engine
@@ -48,6 +48,7 @@ def main() -> None:
         print(f"cube-master: {error}", file=sys.stderr)
         sys.exit(2)
     logging.configure("cube-master", configuration.log_level)
+    failpoints.arm(configuration.failpoints)
     sys.exit(serve(create_app(configuration, secrets), bind=configuration.socket, environment=os.environ))
 
 

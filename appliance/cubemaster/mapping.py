@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from datetime import datetime
 
 from appliance.contracts import master as wire
@@ -82,8 +83,10 @@ def sandbox_network(new: wire.NewSandbox) -> SandboxNetwork:
 
 
 def node_policy(network: SandboxNetwork) -> NetworkPolicy:
-    """Return the part of a sandbox's rules that its node enforces."""
-    return NetworkPolicy(allow_internet=network.allow_internet, allow_out=network.allow_out, deny_out=network.deny_out)
+    """Return the part of a sandbox's rules that its node enforces, with a revision that equal rules share."""
+    rules = NetworkPolicy(allow_internet=network.allow_internet, allow_out=network.allow_out, deny_out=network.deny_out)
+    revision = hashlib.sha256(rules.model_dump_json().encode()).hexdigest()[:32]
+    return rules.model_copy(update={"revision": revision})
 
 
 def observation(seen: NodeSandbox) -> Observation:

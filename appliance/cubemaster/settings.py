@@ -94,6 +94,8 @@ class FileSettings(Settings):
 class CubeMasterSettings(Settings):
     socket: Path = Path("/run/cube/cube-master/api.sock")
     data_dir: Path = Path("/var/lib/cube/cube-master")
+    failpoints: Path | None = None
+    """File by which a test makes this process fail at a given step. For tests alone."""
     log_level: str = "info"
     route_check_interval_s: float = Field(default=0.5, gt=0)
     """How often Redis is asked whether it still has the routes."""

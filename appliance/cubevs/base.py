@@ -59,6 +59,8 @@ class EgressPolicy:
     allow_internet: bool = True
     allow: tuple[IPv4Network, ...] = ()
     deny: tuple[IPv4Network, ...] = ()
+    revision: str = ""
+    """What whoever made it calls it. The switch has no use for that."""
 
 
 class Switch(Protocol):

@@ -215,12 +215,6 @@ class Sandbox:
             changing_since=None,
         )
 
-    def is_underway(self, seen: Observation) -> bool:
-        """Return whether what its node says is what it was before the pause or resume that it is in."""
-        return (self.state is SandboxState.PAUSING and not seen.paused) or (
-            self.state is SandboxState.RESUMING and seen.paused
-        )
-
     def unheard(self) -> Sandbox:
         """Return it running, as if nothing had been asked: its node says that it has no such sandbox."""
         if self.state not in {SandboxState.PAUSING, SandboxState.SNAPSHOTTING}:

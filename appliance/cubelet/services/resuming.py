@@ -18,7 +18,7 @@ from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import UPPER, RecordStore, Stage, VmRecord
 from appliance.cubelet.services.machines import Machine, Machines, behind, meta_of
 from appliance.cubelet.services.pausing import VM, Pausing
-from appliance.cubelet.services.registry import Registry
+from appliance.cubelet.services.registry import Registry, sandbox_of
 from appliance.cubelet.services.running import Running
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubevs.base import EgressPolicy, Tap
@@ -149,9 +149,13 @@ class Resuming:
         )
 
     def _as_running(self, record: VmRecord, wanted: Wanted) -> VmRecord:
-        if record.sandbox is None:
-            raise ValueError(f"VM {record.vm_id} has no sandbox")
-        sandbox = record.sandbox.model_copy(update={"end_at": wanted.end_at, "on_timeout": wanted.on_timeout})
+        sandbox = sandbox_of(record).model_copy(
+            update={
+                "end_at": wanted.end_at,
+                "on_timeout": wanted.on_timeout,
+                "network_revision": wanted.egress.revision,
+            }
+        )
         return record.model_copy(
             update={
                 "stage": Stage.RUNNING,
