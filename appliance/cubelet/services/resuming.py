@@ -22,7 +22,7 @@ from appliance.cubelet.services.registry import Registry, sandbox_of
 from appliance.cubelet.services.running import Running
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubevs.base import EgressPolicy, Tap
-from appliance.domain.errors import SandboxTransitioning
+from appliance.domain.errors import SandboxTransitioning, VmmFailure
 from appliance.domain.ids import SandboxId
 from appliance.hypervisor.base import Snapshot
 from appliance.storage.base import DiskStore
@@ -120,6 +120,8 @@ class Resuming:
             if not memory:
                 await self._machines.start_services(machine, wanted.access_token)
             reach("resume:ready")
+            if not await self._machines.alive(machine):
+                raise VmmFailure(f"the VMM of sandbox '{sandbox_id}' ended while it was resumed; try again")
             machine.record = self._machines.save(self._as_running(machine.record, wanted))
             undo.pop_all()
         return machine

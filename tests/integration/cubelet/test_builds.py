@@ -82,6 +82,20 @@ async def test_a_failed_build_says_why_and_frees_everything(
     await eventually(lambda: not list(node.images.directory.glob("*.squashfs")))
 
 
+async def test_a_build_whose_vmm_dies_fails_at_once(node: FakeMachineRoom, cubelet: NodeClient) -> None:
+    before = node.ledger()
+    node.guests.exit_code = 1
+    request = build_request(ready_cmd="test -e /never")
+    await cubelet.start_build(request)
+    await eventually(lambda: any("test -e /never" in command for command in node.guests.commands))
+    (machine,) = node.host.machines.values()
+    node.host.crash(machine.process)
+    progress = await finished(cubelet, request.build_id)
+    assert progress.state is BuildState.ERROR
+    assert f"the VMM process of {machine.spec.vm_id} ended by itself" in (progress.reason or "")
+    assert await node.rest() == before
+
+
 async def test_a_build_that_failed_can_be_made_again_with_the_same_id(
     node: FakeMachineRoom, cubelet: NodeClient
 ) -> None:
