@@ -57,7 +57,7 @@ from appliance.cubemaster.settings import CubeMasterSettings, QuotaSettings
 from appliance.domain.team import Limits
 
 _NODE_WATCH_INTERVAL = timedelta(seconds=1)
-_UNFINISHED_INTERVAL = timedelta(seconds=5)
+_UNFINISHED_INTERVAL = timedelta(seconds=2)
 _KEY_USES_INTERVAL = timedelta(seconds=2)
 _CALL_MARGIN = timedelta(seconds=15)
 """What a create, pause, resume or snapshot may take besides the node's part."""
