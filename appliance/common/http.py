@@ -60,9 +60,9 @@ def error_response(
     return JSONResponse(body.model_dump(exclude_none=True), status_code=status, headers=headers)
 
 
-def internal_code(error: errors.CubeError) -> str | None:
-    """Name an error for a caller of ours, which raises the same class again."""
-    return type(error).__name__
+def internal_code(error: errors.CubeError) -> str:
+    """Return the name of an error's class, or of the next above it that callers of ours know, who raise that again."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
 
 
 def install_error_handlers(app: FastAPI, *, code_of: Callable[[errors.CubeError], str | None] = internal_code) -> None:
