@@ -57,8 +57,9 @@ def remembering(site: Site) -> str:
 
 
 def becomes(site: Site, sandbox_id: str, state: str) -> None:
+    """Wait until the only sandbox is in that state and nothing else is reserved."""
     eventually(lambda: site.info(sandbox_id)["state"] == state, says=lambda: site.info(sandbox_id))
-    assert site.settled().vcpus_reserved == (state == "running")
+    eventually(lambda: site.ledger().vcpus_reserved == (state == "running"), says=site.ledger)
 
 
 def test_pause_and_the_ways_back_from_it(site: Site) -> None:
