@@ -49,9 +49,9 @@ def status_of(error: errors.CubeError) -> int:
     return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
-def internal_code(error: errors.CubeError) -> str | None:
-    """Name an error for a caller of ours, which raises the same class again."""
-    return type(error).__name__
+def internal_code(error: errors.CubeError) -> str:
+    """Return the name of an error's class, or of the next above it that callers of ours know, who raise that again."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
 
 
 def plain_body(_: Request, error: ErrorBody) -> dict[str, Any]:

@@ -135,6 +135,8 @@ class NetworkPolicy(_Wire):
     deny_out: tuple[str, ...] = ()
     allow_domains: tuple[str, ...] = ()
     """`example.com`, `*.example.com` or `*`: what else the guest may reach, by TLS on port 443 and HTTP on 80."""
+    revision: str = ""
+    """What CubeMaster calls these rules. The node says it of a sandbox once they are in force."""
 
 
 class OnTimeout(StrEnum):
@@ -219,10 +221,12 @@ class NodeSandbox(_Wire):
     envd_version: str
     pooled: bool
     """Whether it was claimed from the pool rather than cloned on demand."""
+    changing: bool = False
+    """Whether a pause, resume, rollback, snapshot or kill of it is under way: all this may be otherwise in a moment."""
+    network_revision: str = ""
+    """Of the rules in force; while it is paused, of those that were."""
     sampled: bool = True
     """False where the node lost the token it needs to ask the guest for its metrics."""
-    at_rest: bool = False
-    """True where the node is asked for this one alone, and nothing is being done to it: it stays what it is."""
 
 
 class AccessToken(_Wire):

@@ -18,7 +18,8 @@ class KeyedLocks(Generic[K]):
     def __init__(self) -> None:
         self._locks: dict[K, tuple[asyncio.Lock, int]] = {}
 
-    def held(self, key: K) -> bool:
+    def is_held(self, key: K) -> bool:
+        """Return whether somebody holds it or waits for it."""
         return key in self._locks
 
     @asynccontextmanager

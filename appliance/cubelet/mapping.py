@@ -65,10 +65,11 @@ def egress_policy(network: NetworkPolicy) -> EgressPolicy:
         allow=parse_networks(network.allow_out, kind="allowed address"),
         deny=parse_networks(network.deny_out, kind="denied CIDR"),
         allow_domains=parse_domains(network.allow_domains),
+        revision=network.revision,
     )
 
 
-def node_sandbox(record: VmRecord, *, sampled: bool, at_rest: bool = False) -> NodeSandbox:
+def node_sandbox(record: VmRecord, *, sampled: bool, changing: bool = False) -> NodeSandbox:
     sandbox = record.sandbox
     if sandbox is None:
         raise ValueError(f"VM {record.vm_id} has no sandbox")
@@ -85,8 +86,9 @@ def node_sandbox(record: VmRecord, *, sampled: bool, at_rest: bool = False) -> N
         end_at=sandbox.end_at,
         envd_version=record.envd_version,
         pooled=sandbox.pooled,
+        changing=changing,
+        network_revision=sandbox.network_revision,
         sampled=sampled,
-        at_rest=at_rest,
     )
 
 

@@ -65,7 +65,12 @@ class Node:
             ready=ready,
             detail="" if ready else f"{free_mib} MiB of disk are free, {reserve} MiB are kept in reserve",
             sandboxes=tuple(
-                node_sandbox(record, sampled=self._sampler.watches(record)) for record in self._sandboxes.list()
+                node_sandbox(
+                    record,
+                    sampled=self._sampler.watches(record),
+                    changing=self._sandboxes.is_changing(record),
+                )
+                for record in self._sandboxes.list()
             ),
             replicas=tuple(
                 Replica(

@@ -62,6 +62,8 @@ class SandboxRecord(_Record):
     end_at: datetime
     on_timeout: OnTimeout = OnTimeout.KILL
     pooled: bool
+    network_revision: str = ""
+    """Of the rules it was last given."""
 
 
 class VmRecord(_Record):

@@ -59,7 +59,7 @@ from appliance.cubemaster.settings import CubeMasterSettings, QuotaSettings
 from appliance.domain.team import Limits
 
 _NODE_WATCH_INTERVAL = timedelta(seconds=1)
-_UNFINISHED_INTERVAL = timedelta(seconds=5)
+_UNFINISHED_INTERVAL = timedelta(seconds=2)
 _KEY_USES_INTERVAL = timedelta(seconds=2)
 _CALL_MARGIN = timedelta(seconds=15)
 """What a create, pause, resume, snapshot or rollback may take besides the node's part."""
@@ -134,6 +134,7 @@ def create_app(
         metrics=metrics,
         missing_grace=timedelta(seconds=settings.nodes.missing_grace_s),
         access_token=tokens.access,
+        send_egress=sandboxes.send_egress,
     )
     lost_nodes = LostNodeReconciler(
         database, settling, clock, lost_after=timedelta(seconds=settings.nodes.lost_after_s)

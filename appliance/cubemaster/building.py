@@ -30,7 +30,7 @@ from appliance.cubemaster.services.templates import TemplateService
 from appliance.cubemaster.settings import CubeMasterSettings
 from appliance.domain.upload_leave import UploadSigner
 
-_DELETED_INTERVAL = timedelta(seconds=5)
+_DELETED_INTERVAL = timedelta(seconds=2)
 
 
 class Building:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from datetime import datetime
 
 from appliance.contracts import master as wire
@@ -85,11 +86,13 @@ def sandbox_network(new: wire.NewSandbox) -> SandboxNetwork:
 
 
 def node_policy(network: SandboxNetwork) -> NetworkPolicy:
-    """Return the part of a sandbox's rules that its node enforces."""
+    """Return the part of a sandbox's rules that its node enforces, with a revision that equal rules share."""
     addresses, domains = split_allowed(network.allow_out)
-    return NetworkPolicy(
+    rules = NetworkPolicy(
         allow_internet=network.allow_internet, allow_out=addresses, deny_out=network.deny_out, allow_domains=domains
     )
+    revision = hashlib.sha256(rules.model_dump_json().encode()).hexdigest()[:32]
+    return rules.model_copy(update={"revision": revision})
 
 
 def observation(seen: NodeSandbox) -> Observation:
@@ -99,7 +102,6 @@ def observation(seen: NodeSandbox) -> Observation:
         paused_at=seen.paused_at,
         filesystem_only=seen.filesystem_only,
         address=seen.address,
-        at_rest=seen.at_rest,
     )
 
 

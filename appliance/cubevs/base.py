@@ -82,6 +82,8 @@ class EgressPolicy:
     allow_domains: tuple[str, ...] = ()
     """`example.com`, `*.example.com` or `*`, in lower case: what else the guest may ask for by HTTP on port 80 and by
     TLS on port 443. With any, the guest may ask for names too."""
+    revision: str = ""
+    """What whoever made it calls it. The switch has no use for that."""
 
 
 class Switch(Protocol):

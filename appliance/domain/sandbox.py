@@ -117,8 +117,6 @@ class Observation:
     paused_at: datetime | None
     filesystem_only: bool
     address: str | None
-    at_rest: bool = False
-    """Whether the node said that nothing is being done to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,20 +245,6 @@ class Sandbox:
             address=seen.address,
             changing_since=None,
         )
-
-    def is_underway(self, seen: Observation) -> bool:
-        """Return whether what its node says is what it was before the change that it is in, and may be in still."""
-        if seen.at_rest:
-            # The call never came, or the node has forgotten it: its agent was restarted.
-            return False
-        match self.state:
-            case SandboxState.PAUSING:
-                return not seen.paused
-            case SandboxState.RESUMING:
-                return seen.paused
-            case SandboxState.ROLLING_BACK:
-                return seen.generation <= self.generation
-        return False
 
     def unheard(self) -> Sandbox:
         """Return it running, as if nothing had been asked: its node says that it has no such sandbox."""

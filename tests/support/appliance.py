@@ -66,6 +66,13 @@ class Service:
                 self.process.wait(timeout=10)
             self.process = None
 
+    def after_its_death(self, limit_s: float = 30) -> None:
+        """Start it again once it has killed itself at a failpoint."""
+        assert self.process is not None
+        assert self.process.wait(limit_s) == -signal.SIGKILL
+        self.process = None
+        self.start()
+
     def restart(self, how: signal.Signals = signal.SIGTERM) -> None:
         self.stop(how)
         self.start()
@@ -212,6 +219,7 @@ def _write_settings(base: Path, database: MariaDb, redis: RedisServer, guest_dir
         f"""
 socket = "{base}/master.sock"
 data_dir = "{base}/master"
+failpoints = "{base}/master-failpoint"
 [database]
 socket = "{database.socket}"
 user = "root"

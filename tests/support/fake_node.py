@@ -83,6 +83,8 @@ class FakeNode:
     rollbacks: dict[str, list[Rollback]] = field(default_factory=lambda: defaultdict(list))
     bases: dict[str, str] = field(default_factory=dict)
     """Of each snapshot, the build that its sandbox came from."""
+    busy: set[str] = field(default_factory=set)
+    """Sandboxes that it says are being paused or resumed."""
     locks: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     """Each sandbox does one thing after the other."""
     deleted: list[str] = field(default_factory=list)
@@ -163,6 +165,7 @@ class FakeNode:
                 "filesystem_only": False,
                 "address": f"10.88.1.{self.addresses % 250 + 1}",
                 "end_at": resume.end_at,
+                "network_revision": resume.network.revision,
             }
         )
         return self.sandboxes[sandbox_id]
@@ -234,6 +237,7 @@ class FakeNode:
                     end_at=new.end_at,
                     envd_version="0.6.13",
                     pooled=True,
+                    network_revision=new.network.revision,
                 ),
             )
             if self.stall_create:
@@ -242,7 +246,7 @@ class FakeNode:
 
         @app.get("/v1/sandboxes/{sandbox_id}")
         async def get(sandbox_id: str) -> NodeSandbox:
-            return self.sandbox(sandbox_id)
+            return self.sandbox(sandbox_id).model_copy(update={"changing": sandbox_id in self.busy})
 
         @app.post("/v1/sandboxes/{sandbox_id}/pause", status_code=204)
         async def pause(sandbox_id: str, new: Pause) -> Response:
@@ -315,6 +319,8 @@ class FakeNode:
             if self.fail_network:
                 raise self.fail_network
             self.policies[sandbox_id] = new
+            before = self.sandbox(sandbox_id)
+            self.sandboxes[sandbox_id] = before.model_copy(update={"network_revision": new.revision})
             return Response(status_code=204)
 
         @app.get("/v1/sandboxes/{sandbox_id}/metrics")

@@ -6,25 +6,30 @@ It lives in a network namespace of its own, and may be killed at a failpoint and
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from appliance.clients.guest import GuestClient
 from appliance.clients.node import NodeClient
 from appliance.common.http import InternalClient
-from appliance.contracts.node import BuildRequest, BuildState, CreateSandbox, Resume
+from appliance.contracts.node import BuildRequest, BuildState, CreateSandbox, EndReason, Resume
+from appliance.cubelet.ended import EndedStore
 from appliance.domain.ids import SandboxId, new_sandbox_id
 from tests.support.appliance import ROOT, Service, _answers_on, _bpffs, _end_vms
 from tests.support.netns import NetworkNamespace, network_namespace
+from tests.support.waiting import eventually
 
+T = TypeVar("T")
 IMAGE = f"oci:{ROOT}/build/images/base"
 TOKEN = "a-token"
 TEMPLATE = "base"
@@ -106,14 +111,18 @@ class RealNode:
 
     def vmms(self) -> int:
         """Return how many VMMs of this node run, whoever knows of them."""
+        return len(self.vmm_pids())
+
+    def vmm_pids(self) -> list[int]:
         names = {f"guest={path.name}".encode() for path in (self.base / "data" / "sandboxes").iterdir()}
-        found = 0
+        found = []
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 arguments = entry.read_bytes().split(b"\0")
             except OSError:
                 continue
-            found += bool(names.intersection(arguments)) and b"qemu" in arguments[0]
+            if names.intersection(arguments) and b"qemu" in arguments[0]:
+                found.append(int(entry.parent.name))
         return found
 
     def open_files(self) -> int:
@@ -122,16 +131,38 @@ class RealNode:
         assert process is not None
         return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
 
+    def ended(self) -> dict[str, EndReason]:
+        """Return the sandboxes that ended by themselves, and why. No CubeMaster takes that from the node."""
+        return {one.sandbox_id: one.reason for one in EndedStore(self.base / "data" / "ended").pending()}
+
     def arm(self, point: str) -> None:
         (self.base / "failpoint").write_text(f"{point} kill")
 
+    @asynccontextmanager
+    async def held_at(self, point: str, call: Awaitable[T]) -> AsyncIterator[asyncio.Future[T]]:
+        """Make a call, and let Cubelet stand still at `point` for the block. Yields what the call will return."""
+        failpoint = self.base / "failpoint"
+        failpoint.write_text(f"{point} hold")
+        calling = asyncio.ensure_future(call)
+        try:
+            await eventually(lambda: calling.done() or not failpoint.exists(), seconds=60)
+            assert not failpoint.exists(), f"{point} was not reached"
+            yield calling
+        finally:
+            failpoint.touch()
+        await eventually(lambda: not failpoint.exists())
+
+    async def kill_vmms(self) -> None:
+        """Kill every VMM of this node, and return once they are gone."""
+        pids = self.vmm_pids()
+        assert pids
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: not self.vmm_pids())
+
     def after_its_death(self, limit_s: float = 30) -> None:
         """Start Cubelet again once it has killed itself."""
-        process = self.service.process
-        assert process is not None
-        assert process.wait(limit_s) == -9
-        self.service.process = None
-        self.service.start()
+        self.service.after_its_death(limit_s)
 
 
 def again(**changes: Any) -> Resume:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.clients.guest import GuestClient
+from appliance.clients.guest import GuestClient, Identity
+from appliance.common.failpoints import reach
 from appliance.contracts.node import BuildRequest
 from appliance.cubelet.runtime import Stage, VmRecord
 from appliance.cubelet.services.booting import Boots
@@ -18,6 +19,7 @@ from appliance.cubelet.services.template_store import MEMORY, UPPER
 from appliance.cubevs.base import EgressPolicy, Switch, Tap
 from appliance.domain.ids import BuildId, SandboxId, TemplateId
 from appliance.hypervisor.base import Confinement, Hypervisor, VmProcess, VmSpec
+from appliance.hypervisor.lifetime import while_alive
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,16 @@ class BuildMachines:
             vm = await self._boots.boot(spec, tap)
             undo.push_async_callback(self._hypervisor.stop, vm)
             self._machines.save(record.model_copy(update={"process": vm}))
+            reach("template:launched")
             guest = GuestClient(tap.address)
             undo.push_async_callback(guest.close)
-            await guest.wait_healthy(deadline=self._boot_deadline)
             identity = self._machines.identity(record, default_user=default_user, default_workdir=default_workdir)
-            version = await guest.init(identity, deadline=self._init_deadline)
+            version = await while_alive(self._hypervisor, vm, self._come_up(guest, identity))
             yield BuildMachine(vm, guest, version)
+
+    async def _come_up(self, guest: GuestClient, identity: Identity) -> str:
+        await guest.wait_healthy(deadline=self._boot_deadline)
+        return await guest.init(identity, deadline=self._init_deadline)
 
     async def _prepare(
         self, tap: Tap, request: BuildRequest, workspace: Path, layers: tuple[Path, ...], undo: AsyncExitStack

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from appliance.common.failpoints import reach
 from appliance.cubelet.builds.context import StepContext
 from appliance.cubelet.builds.machine import BuildMachine
 from appliance.cubelet.builds.origin import Origin
@@ -86,6 +87,7 @@ class Stepping:
                 continue
             build.say(f"[{prefix}] {step.text}")
             context = await runner.run(step.action, context, prefix=prefix)
+            reach("template:stepped")
             self._metrics.build_steps.labels("run").inc()
             if is_worth_keeping(step):
                 await self._keep(build, beginning.keys[number], context, machine, disk)
@@ -101,10 +103,12 @@ class Stepping:
             await self._hypervisor.pause(machine.vm, deadline=self._control_deadline)
             try:
                 await self._disks.clone_upper(disk, path)
+                reach("template:step-copied")
             finally:
                 await self._hypervisor.resume(machine.vm, deadline=self._control_deadline)
 
         try:
             await self._cache.keep(key, build.request.template_id, context, copy_to)
+            reach("template:step-kept")
         except (StorageFailure, OSError) as error:
             log.warning("step_not_kept", build_id=build.request.build_id, step=build.step, error=str(error))

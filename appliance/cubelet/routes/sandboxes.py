@@ -17,6 +17,7 @@ from appliance.contracts.node import (
     SnapshotTaken,
 )
 from appliance.cubelet.mapping import egress_policy, goal, new_sandbox, node_sandbox, wanted
+from appliance.cubelet.runtime import VmRecord
 from appliance.cubelet.services.pausing import Pausing
 from appliance.cubelet.services.resuming import Resuming
 from appliance.cubelet.services.rollbacks import Rollbacks
@@ -37,6 +38,9 @@ def router(
 ) -> APIRouter:
     routes = APIRouter(prefix="/v1/sandboxes")
 
+    def shown(record: VmRecord) -> NodeSandbox:
+        return node_sandbox(record, sampled=sampler.watches(record), changing=sandboxes.is_changing(record))
+
     @routes.put("/{sandbox_id}")
     async def create(sandbox_id: str, body: CreateSandbox) -> NodeSandbox:
         record = await sandboxes.create(new_sandbox(sandbox_id, body))
@@ -45,13 +49,11 @@ def router(
 
     @routes.get("")
     async def list_all() -> list[NodeSandbox]:
-        return [node_sandbox(record, sampled=sampler.watches(record)) for record in sandboxes.list()]
+        return [shown(record) for record in sandboxes.list()]
 
     @routes.get("/{sandbox_id}")
     async def get(sandbox_id: str) -> NodeSandbox:
-        record = sandboxes.get(SandboxId(sandbox_id))
-        at_rest = sandboxes.at_rest(SandboxId(sandbox_id))
-        return node_sandbox(record, sampled=sampler.watches(record), at_rest=at_rest)
+        return shown(sandboxes.get(SandboxId(sandbox_id)))
 
     @routes.put("/{sandbox_id}/deadline", status_code=204)
     async def set_deadline(sandbox_id: str, body: Deadline) -> Response:

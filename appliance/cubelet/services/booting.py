@@ -12,6 +12,7 @@ from appliance.clients.guest import GuestClient
 from appliance.cubelet.guest_image import GuestImage
 from appliance.cubevs.base import GUEST_MAC, Switch, Tap
 from appliance.hypervisor.base import BootSource, Hypervisor, Nic, Snapshot, VmProcess, VmSpec
+from appliance.hypervisor.lifetime import while_alive
 
 
 class Boots:
@@ -50,5 +51,5 @@ class Boots:
             stack.push_async_callback(self._hypervisor.stop, vm)
             guest = GuestClient(tap.address)
             stack.push_async_callback(guest.close)
-            await guest.wait_healthy(deadline=self._boot_deadline)
+            await while_alive(self._hypervisor, vm, guest.wait_healthy(deadline=self._boot_deadline))
             return await self._hypervisor.snapshot(vm, directory, deadline=self._boot_deadline)

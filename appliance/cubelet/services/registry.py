@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from appliance.cubelet.concurrency import KeyedLocks
-from appliance.cubelet.runtime import Stage, VmRecord
+from appliance.cubelet.runtime import SandboxRecord, Stage, VmRecord
 from appliance.cubelet.services.machines import Machine
 from appliance.domain.errors import Conflict, SandboxNotFound, SandboxTransitioning
 from appliance.domain.ids import BuildId, SandboxId
@@ -50,7 +50,11 @@ class Registry:
         return sum(1 for one in self.list() if one.meta is not None and one.meta.root_build_id == build_id)
 
 
-def id_of(record: VmRecord) -> SandboxId:
+def sandbox_of(record: VmRecord) -> SandboxRecord:
     if record.sandbox is None:
         raise ValueError(f"VM {record.vm_id} has no sandbox")
-    return record.sandbox.sandbox_id
+    return record.sandbox
+
+
+def id_of(record: VmRecord) -> SandboxId:
+    return sandbox_of(record).sandbox_id

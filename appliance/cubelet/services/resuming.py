@@ -18,11 +18,11 @@ from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import UPPER, RecordStore, Stage, VmRecord
 from appliance.cubelet.services.machines import Machine, Machines, behind, meta_of
 from appliance.cubelet.services.pausing import VM, Pausing
-from appliance.cubelet.services.registry import Registry
+from appliance.cubelet.services.registry import Registry, sandbox_of
 from appliance.cubelet.services.running import Running
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubevs.base import EgressPolicy, Tap
-from appliance.domain.errors import SandboxTransitioning
+from appliance.domain.errors import SandboxTransitioning, VmmFailure
 from appliance.domain.ids import SandboxId
 from appliance.hypervisor.base import Snapshot
 from appliance.storage.base import DiskStore
@@ -120,6 +120,8 @@ class Resuming:
             if not memory:
                 await self._machines.start_services(machine, wanted.access_token)
             reach("resume:ready")
+            if not await self._machines.alive(machine):
+                raise VmmFailure(f"the VMM of sandbox '{sandbox_id}' ended while it was resumed; try again")
             machine.record = self._machines.save(self._as_running(machine.record, wanted))
             undo.pop_all()
         return machine
@@ -149,9 +151,13 @@ class Resuming:
         )
 
     def _as_running(self, record: VmRecord, wanted: Wanted) -> VmRecord:
-        if record.sandbox is None:
-            raise ValueError(f"VM {record.vm_id} has no sandbox")
-        sandbox = record.sandbox.model_copy(update={"end_at": wanted.end_at, "on_timeout": wanted.on_timeout})
+        sandbox = sandbox_of(record).model_copy(
+            update={
+                "end_at": wanted.end_at,
+                "on_timeout": wanted.on_timeout,
+                "network_revision": wanted.egress.revision,
+            }
+        )
         return record.model_copy(
             update={
                 "stage": Stage.RUNNING,

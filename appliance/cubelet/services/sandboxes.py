@@ -16,7 +16,7 @@ from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import SandboxRecord, Stage, VmRecord
 from appliance.cubelet.services.machines import Machine, Machines
 from appliance.cubelet.services.pool import Pool
-from appliance.cubelet.services.registry import Registry
+from appliance.cubelet.services.registry import Registry, id_of, sandbox_of
 from appliance.cubelet.services.running import Running
 from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
 from appliance.cubelet.services.timers import Timers
@@ -76,9 +76,9 @@ class Sandboxes:
     def get(self, sandbox_id: SandboxId) -> VmRecord:
         return self._registry.get(sandbox_id)
 
-    def at_rest(self, sandbox_id: SandboxId) -> bool:
-        """Return whether nothing is being done to a sandbox, nor waits to be."""
-        return not self._registry.locks.held(sandbox_id)
+    def is_changing(self, record: VmRecord) -> bool:
+        """Return whether a call that changes the sandbox is under way, or waits for another one."""
+        return self._registry.locks.is_held(id_of(record))
 
     async def create(self, request: NewSandbox) -> VmRecord:
         """Return a running sandbox whose guest has acknowledged its identity. The same id again is the same sandbox."""
@@ -120,6 +120,7 @@ class Sandboxes:
             end_at=request.end_at,
             on_timeout=request.on_timeout,
             pooled=pooled,
+            network_revision=request.egress.revision,
         )
         try:
             machine.record = self._machines.save(
@@ -148,9 +149,7 @@ class Sandboxes:
     def set_deadline(self, sandbox_id: SandboxId, end_at: datetime) -> None:
         """Move the end of a sandbox that runs; a past time ends it now."""
         machine = self._registry.running(sandbox_id)
-        if machine.record.sandbox is None:
-            raise ValueError(f"VM {machine.record.vm_id} has no sandbox")
-        sandbox = machine.record.sandbox.model_copy(update={"end_at": end_at})
+        sandbox = sandbox_of(machine.record).model_copy(update={"end_at": end_at})
         machine.record = self._machines.save(machine.record.model_copy(update={"sandbox": sandbox}))
         self._timers.arm(sandbox_id, end_at)
 
@@ -159,6 +158,9 @@ class Sandboxes:
         async with self._registry.locks.hold(sandbox_id):
             machine = self._registry.running(sandbox_id)
             await self._switch.admit(machine.tap, sandbox_id, policy)
+            sandbox = sandbox_of(machine.record).model_copy(update={"network_revision": policy.revision})
+            # Recorded once it is in force: a crash in between has the same rules sent again.
+            machine.record = self._machines.save(machine.record.model_copy(update={"sandbox": sandbox}))
 
     async def kill(self, sandbox_id: SandboxId) -> None:
         """End a sandbox because its owner asked. One that is gone is success; what is under way is waited for."""

@@ -73,6 +73,7 @@ class Snapshots:
             workspace = self._templates.workspace(build_id, mode=0o700)
             # A published workspace has been renamed away, and is no longer here.
             undo.callback(remove_tree, workspace)
+            reach("snapshot:intended")
             environment = None if memory else await self._flush(sandbox_id, machine)
             snapshot = await self._copy(sandbox_id, machine, workspace, memory=memory)
             reach("snapshot:resumed")

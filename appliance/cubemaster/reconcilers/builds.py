@@ -15,6 +15,7 @@ from datetime import timedelta
 import structlog
 
 from appliance.common.clock import Clock
+from appliance.common.failpoints import reach
 from appliance.contracts.node import BuildProgress, BuildState
 from appliance.cubemaster.mapping import build_request
 from appliance.cubemaster.metrics import Metrics
@@ -97,6 +98,8 @@ class BuildReconciler:
         leasing = asyncio.ensure_future(self._database.transact(lease))
         try:
             tasks = await asyncio.shield(leasing)
+            if tasks:
+                reach("build:leased")
             async with asyncio.TaskGroup() as group:
                 for task in tasks:
                     group.create_task(self._work_on(task, token))
@@ -119,6 +122,7 @@ class BuildReconciler:
             return
         build = result.build
         if build.status is not task.build.status and build.finished_at is not None:
+            reach("build:published")
             self._metrics.builds.labels(status=build.status).inc()
             log.info("build_ended", build_id=build.build_id, status=build.status, reason=build.reason)
 
@@ -151,6 +155,8 @@ class BuildReconciler:
                 size = progress.disk_size_mib or build.spec.writable_layer_mib
                 build = replace(build, disk_size_mib=size, envd_version=progress.envd_version)
         verdict = build_status([step.replica.state for step in steps])
+        if verdict is not BuildStatus.BUILDING:
+            reach("build:decided")
         if verdict is BuildStatus.READY:
             build = build.ready(at=now)
         elif verdict is BuildStatus.ERROR:
@@ -189,7 +195,9 @@ class BuildReconciler:
                     return _Step(_failed(replica, f"node '{replica.node_id}' lost the build twice; see its journal"))
             else:
                 return self._taken(replica, progress)
+        reach("build:assigned")
         await client.start_build(build_request(build))
+        reach("build:handed-out")
         note = (
             LogEntry(self._clock.now(), "warn", f"node {replica.node_id} lost the build; starting again")
             if again

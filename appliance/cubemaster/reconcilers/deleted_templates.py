@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from appliance.common.failpoints import reach
 from appliance.cubemaster.persistence.builds import HeldBuild
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.services.node_clients import NodeClients
@@ -30,4 +31,5 @@ class DeletedTemplateReconciler:
         except CubeError as error:
             log.info("template_not_freed_yet", node_id=held.node_id, build_id=held.build_id, error=error.message)
             return
+        reach("delete:carried-out")
         await self._database.transact(lambda uow: uow.builds.remove_replica(held.node_id, held.build_id))

@@ -18,13 +18,15 @@ log = structlog.get_logger()
 
 
 _PATIENCE = timedelta(seconds=10)
-"""So long a change is not looked at: most are over by then."""
+"""So long a change is left to its call: most are over by then, and the node has surely heard of the others."""
 
 
 class UnfinishedSandboxReconciler:
     """`create_limit` and `change_limit` are longer than any call takes: a row older than that has no call behind it.
 
-    A change that its node has completed is recorded long before: whatever call is behind it has nothing more to do.
+    A change that its node is not at any more is settled long before, as the node has it. Should a call that began it
+    still reach the node, the node's next heartbeats show what it did, and the count of pauses and resumes that it is
+    news.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from appliance.common.clock import Clock
+from appliance.common.failpoints import reach
 from appliance.contracts.node import Snapshot
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
@@ -125,6 +126,7 @@ class Captures:
 
     async def _carry_out(self, capture: Capture, *, memory: bool) -> Capture:
         sandbox, build = capture.sandbox, capture.build
+        reach("capture:written")
         asked = Snapshot(template_id=build.template_id, build_id=build.build_id, memory=memory)
         try:
             with naming(sandbox.node_id):
@@ -138,10 +140,12 @@ class Captures:
             await self._database.transact(lambda uow: self._give_up(uow, build, reason))
             await self._settling.try_ask(sandbox)
             raise
+        reach("capture:carried-out")
         ready = replace(build, disk_size_mib=taken.disk_size_mib, envd_version=taken.envd_version).ready(
             at=self._clock.now()
         )
         kept = await self._database.transact(lambda uow: self._keep(uow, ready, sandbox))
+        reach("capture:kept")
         await self._settling.try_ask(sandbox)
         if not kept:
             raise Conflict(f"the snapshot of sandbox '{sandbox.sandbox_id}' was deleted while it was taken")
@@ -166,7 +170,9 @@ class Captures:
         now = self._clock.now()
         uow.builds.cancel(build.build_id, reason=reason, now=now)
         uow.builds.discard_replicas(build.build_id)
-        if len(uow.builds.of_template(build.template_id)) == 1:
+        others = (one.status for one in uow.builds.of_template(build.template_id) if one.build_id != build.build_id)
+        if not {BuildStatus.BUILDING, BuildStatus.READY}.intersection(others):
+            # Nothing of that name is or becomes usable: the name is free again.
             uow.templates.hide(build.template_id, now=now)
 
 

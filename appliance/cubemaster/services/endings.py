@@ -6,6 +6,7 @@ from datetime import datetime
 
 import structlog
 
+from appliance.common.failpoints import reach
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
@@ -53,6 +54,7 @@ class Endings:
 
         ended = await self._database.transact(work)
         if ended is not None and ended.end is not None:
+            reach("end:written")
             await self._routes.publish(ended)
             self._metrics.ended.labels(reason=ended.end.reason).inc()
             log.info("sandbox_ended", sandbox_id=sandbox_id, reason=ended.end.reason, detail=detail)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from appliance.common.clock import Clock
+from appliance.common.failpoints import reach
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.captures import Capture, Captures
@@ -37,6 +38,7 @@ class ForkService:
         """Start `count` copies of a running sandbox; return each, or why it did not start."""
         await self._database.transact(lambda uow: self._check(uow, sandbox_id, team_id=team_id, count=count))
         capture = await self._captures.take(sandbox_id, TemplateKind.FORK, team_id=team_id)
+        reach("fork:captured")
         places = asyncio.Semaphore(_AT_ONCE)
 
         async def one() -> Sandbox | CubeError:
@@ -49,6 +51,7 @@ class ForkService:
         try:
             async with asyncio.TaskGroup() as group:
                 copies = [group.create_task(one()) for _ in range(count)]
+            reach("fork:copied")
         finally:
             await self._captures.discard(capture.build)
         return [copy.result() for copy in copies]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ import structlog
 from appliance.common.clock import Clock
 from appliance.common.supervisor import Supervisor
 from appliance.contracts.node import EndedSandbox, NodeSandbox, NodeSandboxState, NodeStatus, Pause
-from appliance.cubemaster.mapping import node_from_status, observation
+from appliance.cubemaster.mapping import node_from_status, node_policy, observation
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.builds import HeldReplica
 from appliance.cubemaster.persistence.database import Database
@@ -59,10 +59,12 @@ class _Mending:
     pause: Sequence[Sandbox]
     retimed: Sequence[Sandbox]
     unsampled: Sequence[Sandbox]
+    misruled: Sequence[Sandbox]
+    """Their network rules on the node are not those of their rows."""
     surplus: Sequence[tuple[TemplateId, BuildId]]
 
     def __bool__(self) -> bool:
-        return any((self.delete, self.pause, self.retimed, self.unsampled, self.surplus))
+        return any((self.delete, self.pause, self.retimed, self.unsampled, self.misruled, self.surplus))
 
 
 class NodeService:
@@ -78,6 +80,7 @@ class NodeService:
         metrics: Metrics,
         missing_grace: timedelta,
         access_token: Callable[[Sandbox], str | None],
+        send_egress: Callable[[Sandbox], Awaitable[None]],
     ) -> None:
         self._database = database
         self._nodes = nodes
@@ -89,6 +92,7 @@ class NodeService:
         self._absent_sandboxes = AbsenceWatch[SandboxId](missing_grace)
         self._absent_builds = AbsenceWatch[BuildId](missing_grace)
         self._access_token = access_token
+        self._send_egress = send_egress
         self._mending: set[NodeId] = set()
 
     async def all(self) -> list[NodeReport]:
@@ -144,6 +148,7 @@ class NodeService:
             pause=sleepers.strayed,
             retimed=[one for one, said in running if said.end_at != one.end_at],
             unsampled=[one for one, said in running if not said.sampled],
+            misruled=[one for one, said in running if said.network_revision != node_policy(one.network).revision],
             surplus=known.surplus,
         )
         if mending and node_id not in self._mending:
@@ -200,6 +205,8 @@ class NodeService:
                 await client.set_deadline(sandbox.sandbox_id, sandbox.end_at)
             for sandbox in mending.unsampled:
                 await client.set_access_token(sandbox.sandbox_id, self._access_token(sandbox))
+            for sandbox in mending.misruled:
+                await self._rule_again(sandbox)
             for template_id, build_id in mending.surplus:
                 log.info("deleting_unwanted_template", node_id=node_id, build_id=build_id)
                 await client.delete_build(template_id, build_id)
@@ -207,6 +214,14 @@ class NodeService:
             log.warning("node_not_mended", node_id=node_id, error=error.message)
         finally:
             self._mending.discard(node_id)
+
+    async def _rule_again(self, sandbox: Sandbox) -> None:
+        log.info("sending_network_rules_again", node_id=sandbox.node_id, sandbox_id=sandbox.sandbox_id)
+        try:
+            await self._send_egress(sandbox)
+        except CubeError as error:
+            # One that the node cannot take keeps no other from being mended.
+            log.warning("network_rules_not_in_force", sandbox_id=sandbox.sandbox_id, error=error.message)
 
     async def _pause_again(self, sandbox: Sandbox) -> None:
         """Pause what runs although it is recorded as paused, unless somebody resumes it by now."""

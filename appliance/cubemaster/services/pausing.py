@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from appliance.common.clock import Clock
+from appliance.common.failpoints import reach
 from appliance.contracts.node import Pause
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
@@ -36,12 +37,15 @@ class Pausing:
             return after
 
         sandbox = await self._database.transact(work)
+        reach("pause:written")
         # Before it is frozen: a request that came now would hang.
         await self._routes.publish(sandbox)
+        reach("pause:withdrawn")
         try:
             with naming(sandbox.node_id):
                 client = await self._nodes.get(sandbox.node_id)
                 await client.pause_sandbox(sandbox.sandbox_id, pause)
+                reach("pause:carried-out")
                 settled = await self._settling.ask(sandbox)
         except Unavailable:
             # It may still be at it: the reconciler of unfinished sandboxes asks later.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from appliance.common.clock import Clock
+from appliance.common.failpoints import reach
 from appliance.contracts.node import OnTimeout as NodeOnTimeout
 from appliance.contracts.node import Resume
 from appliance.cubemaster.mapping import node_policy
@@ -158,6 +159,7 @@ class Resuming:
         return await self._database.transact(work)
 
     async def _carry_out(self, sandbox: Sandbox, *, memory: bool) -> Sandbox:
+        reach("resume:written")
         request = Resume(
             end_at=sandbox.end_at,
             on_timeout=NodeOnTimeout(sandbox.on_timeout),
@@ -175,6 +177,7 @@ class Resuming:
         except CubeError:
             await self._settling.try_ask(sandbox)
             raise
+        reach("resume:carried-out")
         running = await self._settling.take(sandbox, made)
         if running.state not in REACHED:
             raise SandboxTransitioning(sandbox.sandbox_id, "killed")

@@ -40,7 +40,9 @@ class RouteTable:
         self._redis = redis
         self._database = database
         self._tokens = tokens
-        self._doubtful = False
+        # A CubeMaster that was killed between a row and its route may have left a route that leads to nobody, or soon
+        # to another sandbox that got the address.
+        self._doubtful = True
 
     def route_of(self, sandbox: Sandbox) -> Route | None:
         """Return where traffic for the sandbox goes, or whether it may be woken; None where it leads nowhere."""
@@ -89,7 +91,7 @@ class RouteTable:
             await self.publish(now)
 
     async def check(self) -> None:
-        """Rebuild the table if it was flushed, or if a write to it failed."""
+        """Rebuild the table if it was flushed, if a write to it failed, and once after the start."""
         try:
             async with asyncio.timeout(_REBUILD_LIMIT.total_seconds()):
                 if self._doubtful or not await self._redis.exists(_COMPLETE):

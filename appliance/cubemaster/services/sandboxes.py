@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from appliance.common.clock import Clock
+from appliance.common.failpoints import reach
 from appliance.contracts.node import CreateSandbox, NodeSandbox
 from appliance.contracts.node import OnTimeout as NodeOnTimeout
 from appliance.contracts.node_volumes import NodeVolumeMount
@@ -214,7 +215,11 @@ class SandboxService:
         allow_out: tuple[str, ...],
         deny_out: tuple[str, ...],
     ) -> None:
-        """Replace what it may reach, in the row and, while it runs, on its node. A paused one wakes up under it."""
+        """Replace what it may reach, in the row and, while it runs, on its node. A paused one wakes up under it.
+
+        Should the node not hear of it, the row is right and the next heartbeat shows the node's old rules, which are
+        replaced then.
+        """
 
         def work(uow: UnitOfWork) -> Sandbox:
             before = uow.sandboxes.find(sandbox_id, team_id=team_id, lock=True)
@@ -226,21 +231,24 @@ class SandboxService:
             return after
 
         sandbox = await self._database.transact(work)
+        reach("egress:written")
+        await self.send_egress(sandbox)
+
+    async def send_egress(self, sandbox: Sandbox) -> None:
+        """Make its node follow the rules in its row, which `sandbox` is a reading of, while it runs."""
+        sandbox_id = sandbox.sandbox_id
         for _ in range(_EGRESS_ATTEMPTS):
             if sandbox.state not in REACHED:
                 return
-            await self._send_egress(sandbox)
+            with naming(sandbox.node_id):
+                client = await self._nodes.get(sandbox.node_id)
+                await client.set_network(sandbox_id, node_policy(sandbox.network))
             # Updates side by side may reach the node in another order than the rows were written: the row is right.
             now = await self._database.transact(lambda uow: uow.sandboxes.find(sandbox_id))
             if now is None or now.network == sandbox.network:
                 return
             sandbox = now
         raise Conflict(f"the network rules of {sandbox_id} are being changed by others at the same time; try again")
-
-    async def _send_egress(self, sandbox: Sandbox) -> None:
-        with naming(sandbox.node_id):
-            client = await self._nodes.get(sandbox.node_id)
-            await client.set_network(sandbox.sandbox_id, node_policy(sandbox.network))
 
     async def kill(self, sandbox_id: str, *, team_id: str | None) -> None:
         """Kill it in whatever state it is. If its node does not answer, it dies when the node does."""
@@ -330,6 +338,7 @@ class SandboxService:
             network=node_policy(sandbox.network),
             volumes=tuple(NodeVolumeMount(volume_id=one.volume_id, path=one.path) for one in sandbox.volumes),
         )
+        reach("create:written")
         try:
             with naming(sandbox.node_id):
                 client = await self._nodes.get(sandbox.node_id)
@@ -346,6 +355,7 @@ class SandboxService:
             raise
 
     async def _record_running(self, sandbox: Sandbox, made: NodeSandbox) -> Sandbox:
+        reach("create:carried-out")
         running = sandbox.started(
             address=made.address, envd_version=made.envd_version, at=made.started_at, generation=made.generation
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from appliance.common.clock import Clock
+from appliance.common.failpoints import reach
 from appliance.contracts.node import NodeSandbox, NodeSandboxState
 from appliance.cubemaster.mapping import observation
 from appliance.cubemaster.persistence.database import Database
@@ -39,14 +40,14 @@ class Settling:
     async def ask(self, sandbox: Sandbox, *, given_up: bool = True) -> Sandbox:
         """Ask the node what is true of `sandbox`, record it, and return the row as it is then.
 
-        Where the change is not `given_up`, the node may still be at it: only its completion is recorded.
+        Where the change is not `given_up`, nothing is recorded while the node is still at it.
         """
         client = await self._nodes.get(sandbox.node_id)
         try:
             seen = await client.get_sandbox(sandbox.sandbox_id)
         except SandboxNotFound:
             return await self._absent(sandbox)
-        if not given_up and sandbox.is_underway(observation(seen)):
+        if seen.changing and not given_up:
             return sandbox
         return await self.take(sandbox, seen)
 
@@ -110,6 +111,7 @@ class Settling:
 
         after, changed = await self._database.transact(work)
         if changed:
+            reach("settle:written")
             await self._routes.publish_if_true(after)
             log.info("sandbox_settled", sandbox_id=after.sandbox_id, was=sandbox.state, state=after.state)
         return after

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from appliance.common.clock import Clock
+from appliance.common.failpoints import reach
 from appliance.cubemaster.persistence.builds import LogEntry
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.paging import PagePosition, cut
@@ -192,6 +193,7 @@ class TemplateService:
             uow.templates.hide(template_id, now=now)
 
         await self._database.transact(work)
+        reach("delete:written")
         self._catalogue.forget()
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI, Response
 
-from appliance.common.http import InternalClient
-from appliance.domain.errors import DeadlineExceeded, SandboxNotFound, Unavailable
+from appliance.common.http import InternalClient, install_error_handlers
+from appliance.domain.errors import DeadlineExceeded, SandboxNotFound, Unavailable, VmmFailure
 from tests.support.fake_node import serve_on
 
 SOON = timedelta(seconds=20)
@@ -32,6 +32,26 @@ async def test_an_answer_that_makes_no_sense_is_an_unavailable_service(status: i
         InternalClient(f"unix://{tmp_path}/s", service="cubelet") as client,
     ):
         with pytest.raises(Unavailable, match="cubelet"):
+            await client.request("GET", "/", deadline=SOON)
+
+
+class _Hung(VmmFailure):
+    """Known to its module alone."""
+
+
+async def test_an_error_of_one_module_arrives_as_what_it_derives_from(tmp_path: Path) -> None:
+    app = FastAPI()
+    install_error_handlers(app)
+
+    @app.get("/")
+    async def answer() -> Response:
+        raise _Hung("it hung")
+
+    async with (
+        serve_on(app, tmp_path / "s"),
+        InternalClient(f"unix://{tmp_path}/s", service="cubelet") as client,
+    ):
+        with pytest.raises(VmmFailure, match="it hung"):
             await client.request("GET", "/", deadline=SOON)
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from appliance.clients.node import NodeClient
+from appliance.common import failpoints
 from appliance.contracts.node import BuildState
 from appliance.domain.errors import BuildNotFound
 from tests.integration.cubelet.conftest import (
@@ -80,6 +81,49 @@ async def test_a_failed_build_says_why_and_frees_everything(
     assert [entry.message for entry in progress.logs if entry.level == "error"] == [progress.reason]
     assert await node.rest() == before
     await eventually(lambda: not list(node.images.directory.glob("*.squashfs")))
+
+
+@pytest.mark.parametrize(
+    ("point", "state"),
+    [
+        *(
+            (f"template:{step}", BuildState.ERROR)
+            for step in ("imported", "disk", "launched", "started", "finalized", "saved")
+        ),
+        ("template:published", BuildState.READY),
+    ],
+)
+async def test_a_build_that_fails_between_its_steps_is_made_again(
+    point: str, state: BuildState, node: FakeMachineRoom, cubelet: NodeClient
+) -> None:
+    before = node.ledger()
+    failpoint = node.directory / "failpoint"
+    failpoint.write_text(f"{point} raise")
+    failpoints.arm(failpoint)
+    request = build_request(ready_cmd="true")
+    try:
+        await cubelet.start_build(request)
+        assert (await finished(cubelet, request.build_id)).state is state
+    finally:
+        failpoints.arm(None)
+    assert await node.rest() == before
+    await cubelet.start_build(request)
+    progress = await finished(cubelet, request.build_id)
+    assert progress.state is BuildState.READY, progress.reason
+
+
+async def test_a_build_whose_vmm_dies_fails_at_once(node: FakeMachineRoom, cubelet: NodeClient) -> None:
+    before = node.ledger()
+    node.guests.exit_code = 1
+    request = build_request(ready_cmd="test -e /never")
+    await cubelet.start_build(request)
+    await eventually(lambda: any("test -e /never" in command for command in node.guests.commands))
+    (machine,) = node.host.machines.values()
+    node.host.crash(machine.process)
+    progress = await finished(cubelet, request.build_id)
+    assert progress.state is BuildState.ERROR
+    assert f"the VMM process of {machine.spec.vm_id} ended by itself" in (progress.reason or "")
+    assert await node.rest() == before
 
 
 async def test_a_build_that_failed_can_be_made_again_with_the_same_id(

@@ -13,6 +13,7 @@ from appliance.clients.node import NodeClient
 from appliance.common import failpoints
 from appliance.contracts.node import NetworkPolicy, NodeSandboxState, OnTimeout, Pause, Resume
 from appliance.cubelet.runtime import Stage
+from appliance.cubelet.services import resuming
 from appliance.domain.errors import (
     Conflict,
     CubeError,
@@ -20,9 +21,10 @@ from appliance.domain.errors import (
     InvalidRequest,
     NodeFailure,
     SandboxNotFound,
+    VmmFailure,
 )
 from appliance.domain.ids import SandboxId
-from tests.integration.cubelet.conftest import TEMPLATE, FakeMachineRoom, Ledger, built, created
+from tests.integration.cubelet.conftest import TEMPLATE, FakeMachineRoom, Ledger, built, created, until
 from tests.support.waiting import eventually
 
 FULL, DISK = Pause(), Pause(memory=False)
@@ -381,3 +383,55 @@ async def test_a_sandbox_wakes_up_under_rules_by_domain(node: FakeMachineRoom, c
     admission = node.switch.admission(tap)
     assert admission is not None
     assert admission.policy.allow_domains == ("example.com",)
+
+
+async def test_rules_are_reported_by_the_name_that_their_author_gave_them(
+    node: FakeMachineRoom, cubelet: NodeClient
+) -> None:
+    sandbox_id = await created(cubelet, await built(cubelet), network=NetworkPolicy(revision="first"))
+
+    async def reported() -> str:
+        (listed,) = (await cubelet.status()).sandboxes
+        return listed.network_revision
+
+    assert await reported() == "first"
+    await cubelet.set_network(sandbox_id, NetworkPolicy(revision="second"))
+    assert await reported() == "second"
+    await cubelet.pause_sandbox(sandbox_id, FULL)
+    await cubelet.resume_sandbox(sandbox_id, again(network=NetworkPolicy(revision="third")))
+    assert await reported() == "third"
+
+
+async def test_a_sandbox_is_changing_for_as_long_as_a_call_is_at_it(node: FakeMachineRoom, cubelet: NodeClient) -> None:
+    sandbox_id = await created(cubelet, await built(cubelet))
+    assert not (await cubelet.get_sandbox(sandbox_id)).changing
+    node.host.latency = timedelta(seconds=2)
+    pausing = asyncio.create_task(cubelet.pause_sandbox(sandbox_id, FULL))
+
+    async def changing() -> bool:
+        return (await cubelet.get_sandbox(sandbox_id)).changing
+
+    await until(changing)
+    assert [one.changing for one in (await cubelet.status()).sandboxes] == [True]
+    await pausing
+    assert not await changing()
+
+
+async def test_a_vm_that_dies_as_soon_as_it_runs_is_no_resumed_sandbox(
+    node: FakeMachineRoom, cubelet: NodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox_id = await created(cubelet, await built(cubelet))
+    await cubelet.pause_sandbox(sandbox_id, FULL)
+
+    def die(point: str) -> None:
+        if point == "resume:ready":
+            for machine in list(node.host.machines.values()):
+                node.host.crash(machine.process)
+
+    monkeypatch.setattr(resuming, "reach", die)
+    with pytest.raises(VmmFailure, match="ended while it was resumed"):
+        await cubelet.resume_sandbox(sandbox_id, again())
+    monkeypatch.undo()
+    assert (await cubelet.get_sandbox(sandbox_id)).state is NodeSandboxState.PAUSED
+    costs_nothing(node.ledger())
+    assert (await cubelet.resume_sandbox(sandbox_id, again())).state is NodeSandboxState.RUNNING

@@ -57,7 +57,7 @@ async def test_the_same_sandbox_is_what_it_was(node: FakeMachineRoom, cubelet: N
         sandbox_id, BACK.model_copy(update={"network": NetworkPolicy(allow_internet=False)})
     )
 
-    assert back == (await cubelet.get_sandbox(sandbox_id)).model_copy(update={"at_rest": False})
+    assert back == await cubelet.get_sandbox(sandbox_id)
     assert (back.state, back.generation) == (NodeSandboxState.RUNNING, before.generation + 1)
     assert (back.started_at, back.end_at) == (before.started_at, before.end_at)
     assert ram_of(node, sandbox_id) == "at the snapshot"
@@ -192,12 +192,12 @@ async def test_what_is_asked_meanwhile_holds_for_the_new_machine(patient: FakeMa
         await cubelet.set_deadline(sandbox_id, end_at)
         network = asyncio.create_task(cubelet.set_network(sandbox_id, NetworkPolicy(deny_out=("8.8.8.8",))))
         assert ram_of(node, sandbox_id) == "later", "until then it is as it was"
-        assert not (await cubelet.get_sandbox(sandbox_id)).at_rest
+        assert (await cubelet.get_sandbox(sandbox_id)).changing
         assert node.guests.held_owners is not None
         node.guests.held_owners.set()
         assert (await rollback).end_at == end_at
         await network
-        assert (await cubelet.get_sandbox(sandbox_id)).at_rest
+        assert not (await cubelet.get_sandbox(sandbox_id)).changing
         record = node.record_of(sandbox_id)
         assert record.sandbox is not None
         assert record.sandbox.end_at == end_at

@@ -10,8 +10,10 @@ import pytest
 
 from appliance.contracts.master import NewEgress
 from appliance.contracts.node import NetworkPolicy
+from appliance.cubemaster.mapping import node_policy
 from appliance.domain import errors
-from tests.integration.cubemaster.conftest import Appliance
+from appliance.domain.network import SandboxNetwork
+from tests.integration.cubemaster.conftest import Appliance, eventually
 
 DOMAINS_NEED_DENY_ALL = (
     "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out"
@@ -57,11 +59,12 @@ async def test_bad_rules_are_refused_before_anything_is_made(appliance: Applianc
 async def test_rules_are_replaced_on_the_node_and_in_the_row(appliance: Appliance) -> None:
     team_id, _ = await appliance.team(), await appliance.template()
     made = await appliance.sandbox(team_id, mask_request_host="localhost", **RULES)
-    assert appliance.node.requests[made.sandbox_id].network == NetworkPolicy.model_validate(RULES)
+    asked = appliance.node.requests[made.sandbox_id].network
+    assert asked.model_dump(exclude={"revision"}) == {**RULES, "allow_domains": ()}
 
     await appliance.master.set_egress(made.sandbox_id, NewEgress(team_id=team_id, deny_out=("0.0.0.0/0",)))
 
-    assert appliance.node.policies[made.sandbox_id] == NetworkPolicy(deny_out=("0.0.0.0/0",))
+    assert appliance.node.policies[made.sandbox_id] == node_policy(SandboxNetwork(deny_out=("0.0.0.0/0",)))
     now = await appliance.master.get_sandbox(made.sandbox_id)
     assert (now.allow_internet, now.allow_out, now.deny_out) == (True, (), ("0.0.0.0/0",))
     assert now.mask_request_host == "localhost"
@@ -71,7 +74,11 @@ async def test_domains_are_kept_as_given_and_told_apart_for_the_node(appliance: 
     team_id, _ = await appliance.team(), await appliance.template()
     allowed = ("Example.com", "1.1.1.1", "*.example.com")
     denied = ("0.0.0.0/0",)
-    policy = NetworkPolicy(allow_out=("1.1.1.1",), deny_out=denied, allow_domains=("Example.com", "*.example.com"))
+    policy = node_policy(SandboxNetwork(allow_out=allowed, deny_out=denied))
+    assert policy.revision
+    assert policy.model_copy(update={"revision": ""}) == NetworkPolicy(
+        allow_out=("1.1.1.1",), deny_out=denied, allow_domains=("Example.com", "*.example.com")
+    )
     made = await appliance.sandbox(team_id, allow_out=allowed, deny_out=denied)
     assert appliance.node.requests[made.sandbox_id].network == policy
     assert (await appliance.master.get_sandbox(made.sandbox_id)).allow_out == allowed
@@ -110,7 +117,26 @@ async def test_a_node_that_does_not_answer_is_a_failure_that_may_be_repeated(app
         await appliance.master.set_egress(made.sandbox_id, NewEgress(allow_internet=False))
     appliance.node.fail_network = None
     await appliance.master.set_egress(made.sandbox_id, NewEgress(allow_internet=False))
-    assert appliance.node.policies[made.sandbox_id] == NetworkPolicy(allow_internet=False)
+    assert appliance.node.policies[made.sandbox_id] == node_policy(SandboxNetwork(allow_internet=False))
+
+
+async def test_rules_that_its_node_did_not_take_are_sent_again_and_others_are_not(appliance: Appliance) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    other = await appliance.sandbox(team_id, **RULES)
+    made = await appliance.sandbox(team_id)
+    appliance.node.fail_network = errors.NetworkFailure("no room in the map")
+    with pytest.raises(errors.NetworkFailure):
+        await appliance.master.set_egress(made.sandbox_id, NewEgress(allow_internet=False))
+    await appliance.beat()
+    appliance.node.fail_network = None
+
+    async def in_force() -> bool:
+        await appliance.beat()
+        return made.sandbox_id in appliance.node.policies
+
+    await eventually(in_force)
+    assert appliance.node.policies == {made.sandbox_id: node_policy(SandboxNetwork(allow_internet=False))}
+    assert other.sandbox_id in appliance.node.sandboxes
 
 
 async def test_updates_side_by_side_leave_row_and_node_agreed(appliance: Appliance) -> None:

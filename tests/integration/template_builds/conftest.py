@@ -137,10 +137,10 @@ class Node:
             "runtime": [path.name for path in (self.base / "vm").iterdir()],
             "workspaces": [path.name for path in (data / "templates").glob(".*")],
             "unfinished cache": [path.name for path in (data / "steps").glob(".*")],
-            "vmms": self._vmms(),
+            "vmms": self.vmms(),
         }
 
-    def _vmms(self) -> list[str]:
+    def vmms(self) -> list[str]:
         home = (Path("/run/netns") / self.namespace.name).stat().st_ino
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
@@ -209,6 +209,7 @@ master = "unix://{base}/master.sock"
 data_dir = "{base}/data"
 run_dir = "{base}/vm"
 guest_dir = "{guest_dir}"
+failpoints = "{base}/failpoint"
 [network]
 bpffs = "{bpffs}"
 [pool]

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,32 @@ def test_a_point_fails_once(armed: Path) -> None:
     with pytest.raises(NodeFailure, match="a:step"):
         failpoints.reach("a:step")
     failpoints.reach("a:step")
+
+
+def test_a_held_process_goes_on_when_it_is_told_to(armed: Path) -> None:
+    armed.write_text("a:step hold")
+    held = threading.Thread(target=failpoints.reach, args=("a:step",))
+    held.start()
+    while armed.exists():
+        held.join(0.01)
+    held.join(0.1)
+    assert held.is_alive()
+    armed.touch()
+    held.join(30)
+    assert not held.is_alive()
+    assert not armed.exists()
+
+
+def test_every_point_is_named_by_a_test() -> None:
+    root = Path(__file__).resolve().parents[3]
+    tests = "".join(path.read_text() for path in (root / "tests" / "integration").rglob("*.py"))
+    points = {
+        point
+        for path in (root / "appliance").rglob("*.py")
+        for point in re.findall(r'\breach\("([^"]+)"\)', path.read_text())
+    }
+    assert len(points) > 30
+    assert [point for point in sorted(points) if f'"{point}"' not in tests] == []
 
 
 def test_a_process_is_killed_at_a_point_as_from_outside(tmp_path: Path) -> None:
