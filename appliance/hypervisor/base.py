@@ -81,7 +81,7 @@ class Confinement:
 
 @dataclass(frozen=True, slots=True)
 class VmSpec:
-    """A machine. A clone's spec must equal its template's in vcpus, memory_mib, slots, and the number and order of disks."""
+    """A machine. A clone's spec must equal its template's in vcpus, memory_mib, slots, number and order of disks."""
 
     vm_id: VmId
     vcpus: int

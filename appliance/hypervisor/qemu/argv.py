@@ -137,8 +137,8 @@ def _slot(name: str, slot: Slot) -> str:
 def _volume(name: str, fd: int) -> list[str]:
     # Flushed when the guest says so: what is on it outlives both machine and host. The lock is the kernel's, on the
     # file: whatever our records say, no second machine writes it.
-    options = f"driver=file,node-name={name},filename={fd_set(fd)},locking=on,aio=threads,cache.direct=off,discard=unmap"
-    return [*("-add-fd", f"fd={fd},set={fd}"), "-blockdev", options]
+    options = f"driver=file,node-name={name},filename={fd_set(fd)},locking=on,aio=threads,cache.direct=off"
+    return [*("-add-fd", f"fd={fd},set={fd}"), "-blockdev", f"{options},discard=unmap"]
 
 
 def _path(fd: int) -> str:
