@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from appliance.clients.node_volumes import NodeVolumesClient
 from appliance.common.http import InternalClient
 from appliance.contracts.node import (
     AccessToken,
@@ -46,11 +47,13 @@ class NodeClient:
         deadline: timedelta = timedelta(seconds=10),
         create_deadline: timedelta = timedelta(seconds=45),
         save_deadline: timedelta = timedelta(minutes=5),
+        content_deadline: timedelta = timedelta(hours=1),
     ) -> None:
         self._http = http
         self._deadline = deadline
         self._create_deadline = create_deadline
         self._save_deadline = save_deadline
+        self.volumes = NodeVolumesClient(http, deadline=deadline, content_deadline=content_deadline)
 
     async def health(self) -> None:
         await self._call("GET", "/health")

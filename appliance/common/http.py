@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -105,6 +106,17 @@ def raise_for(status: int, body: ErrorBody, *, service: str) -> None:
     raise error
 
 
+@dataclass(frozen=True, slots=True)
+class StreamedAnswer:
+    """The head of an answer that a service passes on, and its body."""
+
+    status: int
+    media_type: str
+    length: int | None
+    """Of the body, where it is known."""
+    pieces: AsyncIterator[bytes]
+
+
 class InternalClient:
     """A keep-alive pool to one service. `endpoint` is `unix:///path/to.sock` or an http(s) URL."""
 
@@ -195,6 +207,32 @@ class InternalClient:
 
             yield pieces()
 
+    @asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        deadline: timedelta,
+        theirs: str,
+        params: Mapping[str, str] | None = None,
+        body: AsyncIterator[bytes] | None = None,
+    ) -> AsyncIterator[StreamedAnswer]:
+        """Send `body` as it comes, and yield an answer that the service passes on from somebody else.
+
+        Such an answer has a header of the name `theirs`, and is yielded whatever its status. Others raise as `request`
+        does. The deadline is for all of it.
+        """
+        async with self._answer(
+            self._pool(), method, path, deadline=deadline, theirs=theirs, params=params, data=body
+        ) as response:
+            yield StreamedAnswer(
+                status=response.status,
+                media_type=response.content_type,
+                length=response.content_length,
+                pieces=response.content.iter_chunked(_PIECE_BYTES),
+            )
+
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
             # Made here, not in the constructor: a session belongs to the running loop.
@@ -203,7 +241,14 @@ class InternalClient:
 
     @asynccontextmanager
     async def _answer(
-        self, session: aiohttp.ClientSession, method: str, path: str, *, deadline: timedelta, **options: Any
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        *,
+        deadline: timedelta,
+        theirs: str | None = None,
+        **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             async with session.request(
@@ -212,7 +257,7 @@ class InternalClient:
                 timeout=aiohttp.ClientTimeout(total=deadline.total_seconds()),
                 **options,
             ) as response:
-                if response.status >= 400:
+                if response.status >= 400 and (theirs is None or theirs not in response.headers):
                     raise_for(
                         response.status, ErrorBody.model_validate(await _decoded(response)), service=self._service
                     )
