@@ -21,6 +21,8 @@ from appliance.domain.errors import GuestFailure
 _STATUSES = frozenset({200, 201, 204, 400, 404, 409, 500, 507})
 _PIECE_BYTES = 256 * 1024
 _CONNECT_S = 10
+_SILENCE_S = 300
+"""A guest may be removing a large tree, or be hung."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,12 @@ async def volume_content(
     The deadline is for the whole of it.
     """
     url = URL(f"http://{address}:{AGENT_PORT}/volumes/{kind}").with_query({**query, "slot": str(slot)})
-    timeout = aiohttp.ClientTimeout(total=deadline.total_seconds(), sock_connect=_CONNECT_S)
+    timeout = aiohttp.ClientTimeout(
+        total=deadline.total_seconds(),
+        sock_connect=_CONNECT_S,
+        # Until it has a whole body, an agent says nothing.
+        sock_read=None if body is not None else _SILENCE_S,
+    )
     headers = {"Accept-Encoding": "identity", "Content-Type": "application/octet-stream"}
     try:
         # A session of its own: no connection of ours stays open in a guest that has an owner.

@@ -217,12 +217,14 @@ class Keepers:
             undo.push_async_callback(self._machines.destroy_newest, vm_id)
             upper = self._records.upper(vm_id)
             await self._disks.create_upper(upper, size_mib=_UPPER_MIB)
+            memory = self._records.memory(vm_id, _KEEPER)
+            memory.parent.mkdir(mode=0o700)
             uid = self._machines.uid_of(tap)
             spec = VmSpec(
                 vm_id=vm_id,
                 vcpus=1,
                 memory_mib=self._memory_mib,
-                memory_file=upper.with_name("memory"),
+                memory_file=memory,
                 # It has no image: the agent's disk is its root, too.
                 disks=guest_disks(self._agent_disk, upper, (self._agent_disk,)),
                 nic=None,

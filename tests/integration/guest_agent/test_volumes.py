@@ -103,8 +103,8 @@ def test_a_listing_goes_as_deep_as_is_asked(agent: Agent, volume: Path) -> None:
         ask(agent, "POST", "dir", path, force="true")
     ask(agent, "PUT", "file", "/b/file", b"12345")
 
-    def listed(path: str, **query: object) -> list[str]:
-        return [entry["path"] for entry in ask(agent, "GET", "dir", path, **query).json]
+    def listed(path: str, depth: int = 1) -> list[str]:
+        return [entry["path"] for entry in ask(agent, "GET", "dir", path, depth=depth).json]
 
     assert listed("/") == ["/a", "/b"]
     assert listed("/b", depth=1) == ["/b/deep", "/b/file"]
