@@ -47,13 +47,12 @@ class NodeClient:
         deadline: timedelta = timedelta(seconds=10),
         create_deadline: timedelta = timedelta(seconds=45),
         save_deadline: timedelta = timedelta(minutes=5),
-        content_deadline: timedelta = timedelta(hours=1),
     ) -> None:
         self._http = http
         self._deadline = deadline
+        self.volumes = NodeVolumesClient(http, deadline=deadline, create_deadline=create_deadline)
         self._create_deadline = create_deadline
         self._save_deadline = save_deadline
-        self.volumes = NodeVolumesClient(http, deadline=deadline, content_deadline=content_deadline)
 
     async def health(self) -> None:
         await self._call("GET", "/health")

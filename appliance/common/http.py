@@ -6,8 +6,9 @@ socket or TCP, which raises the same class of `domain/errors.py` that the servic
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -48,51 +49,59 @@ def status_of(error: errors.CubeError) -> int:
     return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
-def error_response(
-    status: int, message: str, *, error_code: str | None = None, retry_after_s: int | None = None
-) -> JSONResponse:
-    """Return the error body of every interface. A status that waiting may cure says so to the SDKs' retry loops."""
-    headers = {}
-    if status in (429, 503):
-        headers["Should-Retry"] = "true" if retry_after_s is not None else "false"
-        if retry_after_s is not None:
-            headers["Retry-After"] = str(retry_after_s)
-    body = ErrorBody(code=status, message=message, error_code=error_code)
-    return JSONResponse(body.model_dump(exclude_none=True), status_code=status, headers=headers)
-
-
 def internal_code(error: errors.CubeError) -> str | None:
     """Name an error for a caller of ours, which raises the same class again."""
     return type(error).__name__
 
 
-def install_error_handlers(app: FastAPI, *, code_of: Callable[[errors.CubeError], str | None] = internal_code) -> None:
-    """Answer every failure of `app` with an ErrorBody, never with FastAPI's `detail`."""
+def plain_body(_: Request, error: ErrorBody) -> dict[str, Any]:
+    """Return an error as almost every interface has it."""
+    return error.model_dump(exclude_none=True)
+
+
+def install_error_handlers(
+    app: FastAPI,
+    *,
+    code_of: Callable[[errors.CubeError], str | None] = internal_code,
+    body_of: Callable[[Request, ErrorBody], dict[str, Any]] = plain_body,
+) -> None:
+    """Answer every failure of `app` with an ErrorBody, or what `body_of` makes of it, never with FastAPI's `detail`."""
+
+    def answer(
+        request: Request, status: int, message: str, *, error_code: str | None = None, retry_after_s: int | None = None
+    ) -> JSONResponse:
+        headers = {}
+        if status in (429, 503):
+            # What waiting may cure says so to the SDKs' retry loops.
+            headers["Should-Retry"] = "true" if retry_after_s is not None else "false"
+            if retry_after_s is not None:
+                headers["Retry-After"] = str(retry_after_s)
+        body = body_of(request, ErrorBody(code=status, message=message, error_code=error_code))
+        return JSONResponse(body, status_code=status, headers=headers)
 
     @app.exception_handler(errors.CubeError)
-    async def _ours(_: Request, error: errors.CubeError) -> JSONResponse:
+    async def _ours(request: Request, error: errors.CubeError) -> JSONResponse:
         status = status_of(error)
         if status == 500:
             log.error("request_failed", error=type(error).__name__, message=error.message)
         waiting_helps = (errors.Unavailable, errors.QuotaExceeded, errors.RateLimited)
         retry = error.retry_after_s if isinstance(error, waiting_helps) else None
-        return error_response(status, error.message, error_code=code_of(error), retry_after_s=retry)
+        return answer(request, status, error.message, error_code=code_of(error), retry_after_s=retry)
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'][1:])) or 'body'}: {e['msg']}" for e in error.errors())
-        return error_response(
-            400, f"Invalid request body: {problems}", error_code=code_of(errors.InvalidRequest(problems))
-        )
+        code = code_of(errors.InvalidRequest(problems))
+        return answer(request, 400, f"Invalid request body: {problems}", error_code=code)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return error_response(error.status_code, str(error.detail))
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        return answer(request, error.status_code, str(error.detail))
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> JSONResponse:
         log.exception("request_crashed", method=request.method, path=request.url.path, exc_info=error)
-        return error_response(500, "internal error; the service's journal has the details")
+        return answer(request, 500, "internal error; the service's journal has the details")
 
 
 def raise_for(status: int, body: ErrorBody, *, service: str) -> None:
@@ -107,14 +116,22 @@ def raise_for(status: int, body: ErrorBody, *, service: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamedAnswer:
-    """The head of an answer that a service passes on, and its body."""
+class Answer:
+    """What a service answers, whatever its status. Its body comes as it is read, and is not ours to believe."""
 
     status: int
-    media_type: str
     length: int | None
-    """Of the body, where it is known."""
+    """Bytes of the body, where that is known beforehand."""
     pieces: AsyncIterator[bytes]
+
+    async def whole(self, *, most: int) -> bytes:
+        """Return the body, or raise InvalidRequest where it has more than `most` bytes."""
+        body = bytearray()
+        async for piece in self.pieces:
+            body += piece
+            if len(body) > most:
+                raise errors.InvalidRequest(f"an answer is larger than {most} bytes")
+        return bytes(body)
 
 
 class InternalClient:
@@ -213,25 +230,57 @@ class InternalClient:
         method: str,
         path: str,
         *,
-        deadline: timedelta,
-        theirs: str,
-        params: Mapping[str, str] | None = None,
+        idle: timedelta,
+        params: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
         body: AsyncIterator[bytes] | None = None,
-    ) -> AsyncIterator[StreamedAnswer]:
-        """Send `body` as it comes, and yield an answer that the service passes on from somebody else.
+    ) -> AsyncIterator[Answer]:
+        """Send a body as it comes, and yield the answer with its own, both of any size.
 
-        Such an answer has a header of the name `theirs`, and is yielded whatever its status. Others raise as `request`
-        does. The deadline is for all of it.
+        `idle` is how long either may stand still. Raises Unavailable where the service does not answer, and whatever
+        `body` raises. What is sent is begun when the service asks for it. Leaving the block ends the call.
         """
-        async with self._answer(
-            self._pool(), method, path, deadline=deadline, theirs=theirs, params=params, data=body
-        ) as response:
-            yield StreamedAnswer(
-                status=response.status,
-                media_type=response.content_type,
-                length=response.content_length,
-                pieces=response.content.iter_chunked(_PIECE_BYTES),
-            )
+        what = f"{self._service} {method} {path}"
+        idle_s = idle.total_seconds()
+        # On a connection of its own: those who read slowly hold up nobody else's calls.
+        async with aiohttp.ClientSession(
+            connector=self._connector_of(), timeout=aiohttp.ClientTimeout(), auto_decompress=False
+        ) as session:
+            with self._translated(what, idle_s):
+                async with asyncio.timeout(idle_s) as limit:
+                    sending = None if body is None else _Sending(body, limit, idle_s)
+                    try:
+                        response = await session.request(
+                            method,
+                            self._base.with_path(path),
+                            params=params,
+                            headers={**(headers or {}), "Accept-Encoding": "identity", "Connection": "close"},
+                            data=None if sending is None else sending.pieces(),
+                            expect100=sending is not None,
+                            # Where to go next is not for those to say who answer.
+                            allow_redirects=False,
+                        )
+                    except aiohttp.ClientError:
+                        if sending is not None and sending.broke is not None:
+                            raise sending.broke from None
+                        raise
+                    finally:
+                        if sending is not None:
+                            sending.unbound()
+
+            async def pieces() -> AsyncIterator[bytes]:
+                with self._translated(what, idle_s):
+                    while True:
+                        async with asyncio.timeout(idle_s):
+                            piece = await response.content.readany()
+                        if not piece:
+                            return
+                        yield piece
+
+            try:
+                yield Answer(response.status, response.content_length, pieces())
+            finally:
+                response.close()
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -241,36 +290,62 @@ class InternalClient:
 
     @asynccontextmanager
     async def _answer(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        path: str,
-        *,
-        deadline: timedelta,
-        theirs: str | None = None,
-        **options: Any,
+        self, session: aiohttp.ClientSession, method: str, path: str, *, deadline: timedelta, **options: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        try:
+        with self._translated(f"{self._service} {method} {path}", deadline.total_seconds()):
             async with session.request(
                 method,
                 self._base.with_path(path),
                 timeout=aiohttp.ClientTimeout(total=deadline.total_seconds()),
                 **options,
             ) as response:
-                if response.status >= 400 and (theirs is None or theirs not in response.headers):
+                if response.status >= 400:
                     raise_for(
                         response.status, ErrorBody.model_validate(await _decoded(response)), service=self._service
                     )
                 yield response
+
+    @contextmanager
+    def _translated(self, what: str, deadline_s: float) -> Iterator[None]:
+        try:
+            yield
         except TimeoutError as error:
-            raise errors.DeadlineExceeded(f"{self._service} {method} {path}", deadline.total_seconds()) from error
+            raise errors.DeadlineExceeded(what, deadline_s) from error
         except ValueError as error:
             # Neither JSON nor an error body of ours: whatever answered there, it was not the service.
-            raise errors.Unavailable(f"{self._service} {method} {path} got an answer that makes no sense") from error
+            raise errors.Unavailable(f"{what} got an answer that makes no sense") from error
         except (aiohttp.ClientError, OSError) as error:
             raise errors.Unavailable(
                 f"{self._service} does not answer ({type(error).__name__}); see `journalctl -u {self._service}`"
             ) from error
+
+
+class _Sending:
+    """A body on its way: each piece moves the time limit of its call. Keeps why it broke off, where it did."""
+
+    def __init__(self, body: AsyncIterator[bytes], limit: asyncio.Timeout, idle_s: float) -> None:
+        self._body = body
+        self._limit: asyncio.Timeout | None = limit
+        self._idle_s = idle_s
+        self.broke: Exception | None = None
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._body:
+                self._moved()
+                yield piece
+                self._moved()
+        except Exception as error:
+            self.broke = error
+            raise
+
+    def unbound(self) -> None:
+        """Leave the limit alone from now on: it has served."""
+        self._limit = None
+
+    def _moved(self) -> None:
+        if self._limit is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._idle_s)
 
 
 async def _decoded(response: aiohttp.ClientResponse) -> Any:

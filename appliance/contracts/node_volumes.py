@@ -20,9 +20,6 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-CONTENT_HEADER = "X-Volume-Content"
-"""On each answer about content that is the guest's. Without it, an error is the node's, as on every other route."""
-
 MAX_VOLUMES = 2
 """Of one sandbox: every machine has as many slots for disks that are not there yet."""
 

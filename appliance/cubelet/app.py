@@ -275,7 +275,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         sandboxes.router(life.sandboxes, life.pausing, life.resuming, life.snapshots, sampler),
         sandbox_metrics.router(sampler),
         sandbox_logs.router(logs),
-        volumes.router(life.volumes, content_deadline=timedelta(seconds=deadlines.content_s)),
+        volumes.router(life.volumes, content_idle=timedelta(seconds=deadlines.content_idle_s)),
         builds.router(templates, life.sandboxes, pool),
         node.router(this_node, drivers.switch, metrics, registry),
     ):

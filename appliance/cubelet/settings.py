@@ -90,8 +90,8 @@ class DeadlineSettings(Settings):
     """One step of a template build."""
     build_s: float = 7200
     """A whole build: the next one waits for it."""
-    content_s: float = 3600
-    """One upload to a volume, or download from it."""
+    content_idle_s: float = 120
+    """How long an upload to a volume, or a download from it, may stand still."""
     kvm_probe_s: float = 5
     """A KVM that has not booted the guest kernel by then counts as unusable."""
     tcg_probe_s: float = 60

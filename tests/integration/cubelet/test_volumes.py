@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from appliance.clients.node import NodeClient
+from appliance.common.http import Answer, raise_for
+from appliance.contracts.errors import ErrorBody
 from appliance.contracts.node import Pause, Resume, Snapshot
 from appliance.contracts.node_volumes import NewNodeVolume
 from appliance.domain.errors import (
@@ -37,7 +39,7 @@ def small_volumes(node: FakeMachineRoom) -> None:
 
 async def new_volume(cubelet: NodeClient) -> str:
     volume_id = new_volume_id()
-    await cubelet.volumes.create(volume_id, NewNodeVolume(size_mib=SIZE_MIB))
+    await cubelet.volumes.make(volume_id, NewNodeVolume(size_mib=SIZE_MIB))
     return volume_id
 
 
@@ -46,16 +48,33 @@ def mounted(*volume_ids: str) -> list[dict[str, str]]:
 
 
 async def holders(cubelet: NodeClient) -> dict[str, str | None]:
-    return {one.volume_id: one.sandbox_id for one in await cubelet.volumes.list()}
+    return {one.volume_id: one.sandbox_id for one in await cubelet.volumes.all()}
 
 
 def again() -> Resume:
     return Resume(end_at=datetime.now(UTC) + timedelta(minutes=5))
 
 
-async def content(cubelet: NodeClient, volume_id: str, **query: str) -> dict[str, Any]:
-    async with cubelet.volumes.content(volume_id, "GET", "file", {"path": "/f", **query}) as answer:
-        found: dict[str, Any] = json.loads(b"".join([piece async for piece in answer.pieces]))
+def asked(
+    cubelet: NodeClient,
+    volume_id: str,
+    method: str,
+    body: AsyncIterator[bytes] | None = None,
+    params: Sequence[tuple[str, str]] = (("path", "/f"),),
+) -> AbstractAsyncContextManager[Answer]:
+    return cubelet.volumes.content(
+        method, volume_id, "file", params=params, headers={}, body=body, idle=timedelta(seconds=30)
+    )
+
+
+async def content(
+    cubelet: NodeClient, volume_id: str, params: Sequence[tuple[str, str]] = (("path", "/f"),)
+) -> dict[str, Any]:
+    """Return what whoever has the volume says; the node's refusals are raised as a caller of the node's would."""
+    async with asked(cubelet, volume_id, "GET", params=params) as answer:
+        found: dict[str, Any] = json.loads(await answer.whole(most=65536))
+        if answer.status != 200:
+            raise_for(answer.status, ErrorBody.model_validate(found), service="cubelet")
         return found
 
 
@@ -66,26 +85,26 @@ def images(node: FakeMachineRoom) -> set[str]:
 
 async def test_a_volume_is_made_once_and_deleted_once(node: FakeMachineRoom, cubelet: NodeClient) -> None:
     volume_id = await new_volume(cubelet)
-    await cubelet.volumes.create(volume_id, NewNodeVolume(size_mib=SIZE_MIB))
-    (shown,) = await cubelet.volumes.list()
+    await cubelet.volumes.make(volume_id, NewNodeVolume(size_mib=SIZE_MIB))
+    (shown,) = await cubelet.volumes.all()
     assert (shown.volume_id, shown.size_mib, shown.sandbox_id) == (volume_id, SIZE_MIB, None)
     assert shown.used_mib < SIZE_MIB
     await cubelet.volumes.delete(volume_id)
     await cubelet.volumes.delete(volume_id)
-    assert await cubelet.volumes.list() == []
+    assert await cubelet.volumes.all() == []
     assert images(node) == set()
 
 
 @pytest.mark.parametrize("size_mib", [SIZE_MIB - 1, SIZE_MIB + 1])
 async def test_another_size_is_refused(node: FakeMachineRoom, cubelet: NodeClient, size_mib: int) -> None:
     with pytest.raises(InvalidRequest, match=f"have {SIZE_MIB} MiB, not {size_mib}"):
-        await cubelet.volumes.create(new_volume_id(), NewNodeVolume(size_mib=size_mib))
+        await cubelet.volumes.make(new_volume_id(), NewNodeVolume(size_mib=size_mib))
     assert images(node) == set()
 
 
 async def test_an_id_that_is_none_is_refused(node: FakeMachineRoom, cubelet: NodeClient) -> None:
     with pytest.raises(InvalidRequest):
-        await cubelet.volumes.create("vol_UPPER", NewNodeVolume(size_mib=SIZE_MIB))
+        await cubelet.volumes.make("vol_UPPER", NewNodeVolume(size_mib=SIZE_MIB))
     await cubelet.volumes.delete("vol_short")
     build_id = await built(cubelet)
     with pytest.raises(VolumeNotFound):
@@ -177,7 +196,7 @@ async def test_a_template_made_for_other_volumes_says_so(node: FakeMachineRoom) 
     node.reconfigured(volumes=node.settings.volumes.model_copy(update={"size_mib": 128}))
     async with node.cubelet() as cubelet:
         volume_id = new_volume_id()
-        await cubelet.volumes.create(volume_id, NewNodeVolume(size_mib=128))
+        await cubelet.volumes.make(volume_id, NewNodeVolume(size_mib=128))
         with pytest.raises(InvalidRequest, match="build the template again"):
             await created(cubelet, build_id, volumes=mounted(volume_id))
         await created(cubelet, build_id)
@@ -221,18 +240,16 @@ async def test_the_sandbox_that_has_a_volume_answers_for_its_content(
     build_id = await built(cubelet)
     first, second = await new_volume(cubelet), await new_volume(cubelet)
     sandbox_id = await created(cubelet, build_id, volumes=mounted(first, second))
-    assert await content(cubelet, second, extra="a b&c") == {
+    assert await content(cubelet, second, params=[("path", "/a b&c"), ("slot", "0")]) == {
         "method": "GET",
-        "query": {"path": "/f", "extra": "a b&c", "slot": "1"},
+        "query": {"path": "/a b&c", "slot": "1"},
         "sent": "",
         "by": sandbox_id,
     }
     assert len(node.host.machines) == 1
 
 
-async def test_the_guests_statuses_are_passed_on_but_not_its_media_type(
-    node: FakeMachineRoom, cubelet: NodeClient
-) -> None:
+async def test_the_guests_answers_are_passed_on_as_they_are(node: FakeMachineRoom, cubelet: NodeClient) -> None:
     volume_id = await new_volume(cubelet)
 
     async def body() -> AsyncIterator[bytes]:
@@ -241,9 +258,9 @@ async def test_the_guests_statuses_are_passed_on_but_not_its_media_type(
 
     for status in (201, 404, 409, 507):
         node.guests.content_status = status
-        async with cubelet.volumes.content(volume_id, "PUT", "file", {"path": "/f"}, body()) as answer:
-            assert (answer.status, answer.media_type) == (status, "application/json")
-            assert json.loads(b"".join([piece async for piece in answer.pieces]))["sent"] == "a body in pieces"
+        async with asked(cubelet, volume_id, "PUT", body()) as answer:
+            assert answer.status == status
+            assert json.loads(await answer.whole(most=65536))["sent"] == "a body in pieces"
     node.guests.content_status = 302
     with pytest.raises(GuestFailure):
         await content(cubelet, volume_id)

@@ -8,12 +8,15 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.clients.node import NodeClient
+from appliance.common.http import raise_for
+from appliance.contracts.errors import ErrorBody
 from appliance.contracts.node import Pause
 from appliance.contracts.node_volumes import NewNodeVolume
 from appliance.domain.errors import Conflict, VolumeInUse, VolumeNotFound
@@ -29,7 +32,7 @@ AT = "/mnt/data"
 @pytest.fixture
 async def volume_id(node: RealNode, cubelet: NodeClient) -> AsyncIterator[str]:
     volume_id = new_volume_id()
-    await cubelet.volumes.create(volume_id, NewNodeVolume(size_mib=SIZE_MIB))
+    await cubelet.volumes.make(volume_id, NewNodeVolume(size_mib=SIZE_MIB))
     yield volume_id
     for sandbox in await cubelet.list_sandboxes():
         await cubelet.delete_sandbox(sandbox.sandbox_id)
@@ -48,9 +51,19 @@ async def ask(
         for at in range(0, len(body or b""), 65536):
             yield (body or b"")[at : at + 65536]
 
-    sent = pieces() if body is not None else None
-    async with cubelet.volumes.content(volume_id, method, kind, {"path": path, **query}, sent) as answer:
-        return answer.status, b"".join([piece async for piece in answer.pieces])
+    async with cubelet.volumes.content(
+        method,
+        volume_id,
+        kind,
+        params=[("path", path), *query.items()],
+        headers={},
+        body=pieces() if body is not None else None,
+        idle=timedelta(seconds=120),
+    ) as answer:
+        status, said = answer.status, await answer.whole(most=10_000_000)
+    if status >= 400 and isinstance(json.loads(said)["code"], int):
+        raise_for(status, ErrorBody.model_validate_json(said), service="cubelet")
+    return status, said
 
 
 async def shown(cubelet: NodeClient, volume_id: str, path: str) -> dict[str, Any]:
@@ -61,7 +74,7 @@ async def shown(cubelet: NodeClient, volume_id: str, path: str) -> dict[str, Any
 
 
 async def used_mib(cubelet: NodeClient, volume_id: str) -> int:
-    return next(one.used_mib for one in await cubelet.volumes.list() if one.volume_id == volume_id)
+    return next(one.used_mib for one in await cubelet.volumes.all() if one.volume_id == volume_id)
 
 
 def keepers(node: RealNode) -> int:
