@@ -10,7 +10,7 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -51,6 +51,8 @@ class Identity:
     default_workdir: str | None = None
     inherits_env: bool = False
     """Whether variables that the guest has and `env_vars` does not stay: after a pause, or in a copy of a sandbox."""
+    volume_paths: Sequence[str] = ()
+    """Where the guest has the volume of each slot, from the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,11 @@ class GuestClient:
                     raise GuestFailure("the guest agent's environment is too long")
         return parse_environment(bytes(payload))
 
+    async def release_volumes(self, *, deadline: timedelta) -> None:
+        """Make the guest write its volumes to their disks, and unmount them, since it is about to end."""
+        async with self._call("POST", "/volumes/release", deadline=deadline):
+            return
+
     async def init(self, identity: Identity, *, deadline: timedelta) -> str:
         """Give the guest its identity and return the agent's version. The guest acknowledges, or the call raises."""
         body = {
@@ -166,6 +173,7 @@ class GuestClient:
             "machineId": identity.machine_id,
             "entropy": base64.b64encode(identity.entropy).decode(),
             "inheritEnv": identity.inherits_env,
+            "volumeMounts": [{"slot": slot, "path": path} for slot, path in enumerate(identity.volume_paths)],
         }
         async with self._call("POST", "/init", deadline=deadline, data=json.dumps(body).encode()) as response:
             return response.headers.get("X-Envd-Version", "")

@@ -26,7 +26,7 @@ from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.node import Node, boot_id
 from appliance.cubelet.recovery import Recovery
 from appliance.cubelet.remembered import Remembered, basis_of, remembered_or
-from appliance.cubelet.routes import builds, node, sandbox_logs, sandbox_metrics, sandboxes
+from appliance.cubelet.routes import builds, node, sandbox_logs, sandbox_metrics, sandboxes, volumes
 from appliance.cubelet.runtime import RecordStore
 from appliance.cubelet.services.booting import Boots
 from appliance.cubelet.services.log_collector import LogCollector
@@ -35,6 +35,7 @@ from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.sampler import Sampler
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import TemplateStore
+from appliance.cubelet.services.volume_store import VolumeStore
 from appliance.cubelet.settings import CubeletSettings
 from appliance.cubevs.base import Switch
 from appliance.cubevs.switch import CubeVS, SwitchSettings
@@ -154,6 +155,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         guest_image=image,
         boot_deadline=timedelta(seconds=deadlines.boot_s),
     )
+    volume_store = VolumeStore(settings.data_dir / "volumes", drivers.disks, size_mib=settings.volumes.size_mib)
     machines = Machines(
         hypervisor=drivers.hypervisor,
         switch=drivers.switch,
@@ -161,6 +163,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         taps=taps,
         records=records,
         templates=store,
+        volumes=volume_store,
         boots=boots,
         clock=clock,
         run_dir=settings.run_dir,
@@ -186,6 +189,9 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
         disks=drivers.disks,
         machines=machines,
         records=records,
+        volume_store=volume_store,
+        boots=boots,
+        agent_disk=image.agent_disk,
         templates=store,
         pool=pool,
         taps=taps,
@@ -258,6 +264,7 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
             await drivers.switch.start()
             stack.push_async_callback(pool.close)
             await stack.enter_async_context(supervisor)
+            stack.push_async_callback(life.keepers.close)
             await recovery.run()
             heartbeat = Heartbeat(
                 master=master,
@@ -273,13 +280,15 @@ def create_app(settings: CubeletSettings, drivers: Drivers, clock: Clock | None 
 
     app = FastAPI(title="Cubelet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     install_error_handlers(app)
-    app.include_router(
+    for routes in (
         sandboxes.router(
             life.sandboxes, life.pausing, life.resuming, life.snapshots, rollbacks=life.rollbacks, sampler=sampler
-        )
-    )
-    app.include_router(sandbox_metrics.router(sampler))
-    app.include_router(sandbox_logs.router(logs))
-    app.include_router(builds.router(templates, life.sandboxes, pool))
-    app.include_router(node.router(this_node, drivers.switch, metrics, registry))
+        ),
+        sandbox_metrics.router(sampler),
+        sandbox_logs.router(logs),
+        volumes.router(life.volumes, content_idle=timedelta(seconds=deadlines.content_idle_s)),
+        builds.router(templates, life.sandboxes, pool),
+        node.router(this_node, drivers.switch, metrics, registry),
+    ):
+        app.include_router(routes)
     return app

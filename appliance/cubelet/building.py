@@ -74,6 +74,7 @@ def build_templates(
         machines=machines,
         boots=boots,
         agent_disk=agent_disk,
+        volume_mib=settings.volumes.size_mib,
         boot_deadline=deadlines.boot,
         init_deadline=deadlines.init,
     )

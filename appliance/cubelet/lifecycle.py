@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from appliance.common.clock import Clock
 from appliance.common.supervisor import Supervisor
@@ -13,7 +14,9 @@ from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import RecordStore, VmRecord
+from appliance.cubelet.services.booting import Boots
 from appliance.cubelet.services.expiry import Expiry
+from appliance.cubelet.services.keepers import Keepers
 from appliance.cubelet.services.machines import Machines
 from appliance.cubelet.services.pausing import Pausing
 from appliance.cubelet.services.pool import Pool
@@ -26,6 +29,8 @@ from appliance.cubelet.services.snapshots import Snapshots
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import TemplateStore
 from appliance.cubelet.services.timers import Timers
+from appliance.cubelet.services.volume_store import VolumeStore
+from appliance.cubelet.services.volumes import Volumes
 from appliance.cubelet.settings import CubeletSettings
 from appliance.cubevs.base import Switch
 from appliance.hypervisor.base import Hypervisor
@@ -41,6 +46,8 @@ class Lifecycle:
     snapshots: Snapshots
     rollbacks: Rollbacks
     expiry: Expiry
+    volumes: Volumes
+    keepers: Keepers
 
 
 def build_lifecycle(
@@ -51,6 +58,9 @@ def build_lifecycle(
     disks: DiskStore,
     machines: Machines,
     records: RecordStore,
+    volume_store: VolumeStore,
+    boots: Boots,
+    agent_disk: Path,
     templates: TemplateStore,
     pool: Pool,
     taps: TapPool,
@@ -80,6 +90,23 @@ def build_lifecycle(
         clock=clock,
         metrics=metrics,
     )
+    keepers = Keepers(
+        hypervisor=hypervisor,
+        disks=disks,
+        taps=taps,
+        records=records,
+        machines=machines,
+        boots=boots,
+        agent_disk=agent_disk,
+        supervisor=supervisor,
+        metrics=metrics,
+        most=settings.volumes.served,
+        memory_mib=settings.volumes.server_memory_mib,
+        idle=timedelta(seconds=settings.volumes.served_idle_s),
+        boot_deadline=timedelta(seconds=settings.deadlines.boot_s),
+        init_deadline=timedelta(seconds=settings.deadlines.init_s),
+    )
+    volumes = Volumes(store=volume_store, registry=registry, keepers=keepers)
     sandboxes = Sandboxes(
         switch=switch,
         machines=machines,
@@ -88,6 +115,7 @@ def build_lifecycle(
         creates=creates,
         registry=registry,
         running=running,
+        volumes=volumes,
         timers=timers,
         clock=clock,
         metrics=metrics,
@@ -148,4 +176,4 @@ def build_lifecycle(
         tell=ended.changed.set,
         retry_s=settings.pause_retry_s,
     )
-    return Lifecycle(running, sandboxes, pausing, resuming, snapshots, rollbacks, expiry)
+    return Lifecycle(running, sandboxes, pausing, resuming, snapshots, rollbacks, expiry, volumes, keepers)

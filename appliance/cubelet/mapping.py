@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
+from collections.abc import Sequence
+
 from appliance.contracts.node import (
     CreateSandbox,
     MetricSample,
@@ -11,13 +14,16 @@ from appliance.contracts.node import (
     Resume,
     Rollback,
 )
-from appliance.cubelet.runtime import Stage, VmRecord
+from appliance.contracts.node_volumes import MAX_VOLUMES, NodeVolume, NodeVolumeMount
+from appliance.cubelet.runtime import AttachedVolume, Stage, VmRecord
 from appliance.cubelet.services.resuming import Wanted
 from appliance.cubelet.services.rollbacks import Goal
 from appliance.cubelet.services.sampler import Sample
 from appliance.cubelet.services.sandboxes import NewSandbox
+from appliance.cubelet.services.volume_store import Volume
 from appliance.cubevs.base import EgressPolicy
-from appliance.domain.ids import BuildId, SandboxId
+from appliance.domain.errors import InvalidRequest
+from appliance.domain.ids import BuildId, SandboxId, VolumeId
 from appliance.domain.network import parse_domains, parse_networks
 
 _STATES = {
@@ -39,6 +45,26 @@ def new_sandbox(sandbox_id: str, body: CreateSandbox) -> NewSandbox:
         env_vars=body.env_vars,
         access_token=body.access_token,
         egress=egress_policy(body.network),
+        volumes=_volumes(body.volumes),
+    )
+
+
+def _volumes(mounts: Sequence[NodeVolumeMount]) -> tuple[AttachedVolume, ...]:
+    """Return volumes in the order of their slots. Raises InvalidRequest."""
+    if len(mounts) > MAX_VOLUMES:
+        raise InvalidRequest(f"a sandbox can have {MAX_VOLUMES} volumes, not {len(mounts)}")
+    for names, what in (([one.volume_id for one in mounts], "volume"), ([one.path for one in mounts], "path")):
+        if len(set(names)) < len(names):
+            raise InvalidRequest(f"a {what} cannot be mounted twice in one sandbox")
+    for one in mounts:
+        if not one.path.startswith("/") or one.path != posixpath.normpath(one.path) or one.path.strip("/") == "":
+            raise InvalidRequest(f"a volume cannot be mounted at '{one.path}': give a clean, absolute path below /")
+    return tuple(AttachedVolume(volume_id=VolumeId(one.volume_id), path=one.path) for one in mounts)
+
+
+def node_volume(volume: Volume, sandbox_id: SandboxId | None) -> NodeVolume:
+    return NodeVolume(
+        volume_id=volume.volume_id, size_mib=volume.size_mib, used_mib=volume.used_mib, sandbox_id=sandbox_id
     )
 
 

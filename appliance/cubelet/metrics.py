@@ -51,6 +51,9 @@ class CubeletMetrics:
         )
         self.kept_steps = Gauge("cube_kept_steps", "Disks kept for builds that go on from them", registry=registry)
         self.kept_step_bytes = Gauge("cube_kept_step_bytes", "Bytes of those disks", registry=registry)
+        self.keepers = Gauge(
+            "cube_volume_keepers", "Machines that serve the content of volumes without a sandbox", registry=registry
+        )
         self.drops = _Drops()
         registry.register(self.drops)
 

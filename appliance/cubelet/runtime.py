@@ -24,7 +24,7 @@ from appliance.common.trees import remove_tree
 from appliance.contracts.node import EndReason, OnTimeout
 from appliance.cubelet.services.template_meta import TemplateMeta
 from appliance.cubevs.base import Tap
-from appliance.domain.ids import BuildId, SandboxId, TemplateId, VmId
+from appliance.domain.ids import BuildId, SandboxId, TemplateId, VmId, VolumeId
 from appliance.hypervisor.base import VmProcess
 from appliance.storage.publish import sync_directory
 
@@ -54,6 +54,14 @@ class Stage(StrEnum):
 class _Record(BaseModel):
     # A newer release may have added fields; the older one keeps running after a rollback.
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class AttachedVolume(_Record):
+    """A volume that a VM has in the slot of its place among them, for as long as its record exists."""
+
+    volume_id: VolumeId
+    path: str
+    """Where it is in the guest."""
 
 
 class SandboxRecord(_Record):
@@ -92,6 +100,7 @@ class VmRecord(_Record):
     """Whether what is saved of it is its disk alone."""
     process: VmProcess | None = None
     sandbox: SandboxRecord | None = None
+    volumes: tuple[AttachedVolume, ...] = ()
     end_reason: EndReason | None = None
     end_detail: str = Field(default="", max_length=2000)
 

@@ -55,6 +55,18 @@ class CapacitySettings(Settings):
     """Disk for what steps of template builds left, so that the next build need not run them again; 0 keeps nothing."""
 
 
+class VolumeSettings(Settings):
+    """Disks that outlive sandboxes."""
+
+    size_mib: int = Field(default=10240, ge=64)
+    """Of every volume: it costs what is written on it. Templates have slots of that size, and of no other."""
+    served: int = Field(default=4, ge=1)
+    """Volumes without a sandbox whose content is served at a time, by a machine each."""
+    served_idle_s: float = Field(default=60, gt=0)
+    """Such a machine ends after this long without a call."""
+    server_memory_mib: int = Field(default=256, ge=192)
+
+
 class LogSettings(Settings):
     """What is kept of what sandboxes say."""
 
@@ -83,6 +95,8 @@ class DeadlineSettings(Settings):
     """One step of a template build."""
     build_s: float = 7200
     """A whole build: the next one waits for it."""
+    content_idle_s: float = 120
+    """How long an upload to a volume, or a download from it, may stand still."""
     kvm_probe_s: float = 5
     """A KVM that has not booted the guest kernel by then counts as unusable."""
     tcg_probe_s: float = 60
@@ -114,5 +128,6 @@ class CubeletSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     pool: PoolSettings = PoolSettings()
     capacity: CapacitySettings = CapacitySettings()
+    volumes: VolumeSettings = VolumeSettings()
     logs: LogSettings = LogSettings()
     deadlines: DeadlineSettings = DeadlineSettings()

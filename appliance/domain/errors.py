@@ -25,6 +25,7 @@
     ├── RateLimited               the caller asks too often
     ├── Unavailable               try again: something we depend on is down or full
     │   ├── NoCapacity
+    │   ├── NoKeeper              all that may serve volumes without a sandbox are busy
     │   ├── NodeUnreachable
     │   └── DeadlineExceeded
     └── NodeFailure               a step on the node failed
@@ -195,6 +196,11 @@ class Unavailable(CubeError):
 
 class NoCapacity(Unavailable):
     """No schedulable node fits the request."""
+
+
+class NoKeeper(Unavailable):
+    def __init__(self, busy: int) -> None:
+        super().__init__(f"the node serves the content of {busy} volumes, and may serve no more at a time; try again")
 
 
 class NodeUnreachable(Unavailable):

@@ -51,6 +51,19 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class Slot:
+    """A writable virtio block device that may have another disk behind it in a clone than it had in the template.
+
+    The guest keeps the size it saw when it was booted, so a clone's slot has that of its template's. A driver whose
+    VMM has no device without a file makes one of holes in the machine's own directory.
+    """
+
+    size_mib: int
+    image: Path | None = None
+    """A raw disk of that size, which no two machines may have at once. None: it reads as zeros and keeps nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Nic:
     """The guest's only network device, a tap the VMM receives as an open descriptor."""
 
@@ -68,7 +81,7 @@ class Confinement:
 
 @dataclass(frozen=True, slots=True)
 class VmSpec:
-    """A machine. A clone's spec must equal its template's in vcpus, memory_mib and the number and order of disks."""
+    """A machine. A clone's spec must equal its template's in vcpus, memory_mib, slots, number and order of disks."""
 
     vm_id: VmId
     vcpus: int
@@ -80,6 +93,8 @@ class VmSpec:
     runtime_dir: Path
     """Existing directory of this VM alone, for sockets and the console log. The VMM itself needs no access to it."""
     confinement: Confinement | None
+    slots: tuple[Slot, ...] = ()
+    """After the disks. What a guest has flushed to the image of one survives the machine, and a crash of the host."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class FakeHypervisor:
     async def boot(self, spec: VmSpec, source: BootSource, *, deadline: timedelta) -> VmProcess:
         async with within(deadline, f"the boot of {spec.vm_id}"):
             await self.host.act("boot")
-        for path in (source.kernel, source.initramfs, *(disk.path for disk in spec.disks)):
+        for path in (source.kernel, source.initramfs, *_files(spec)):
             _must_exist(path)
         if spec.memory_file.exists():
             raise VmmFailure(f"{spec.memory_file}: File exists")
@@ -135,8 +135,10 @@ class FakeHypervisor:
         async with within(deadline, f"the restore of {spec.vm_id}"):
             await self.host.act("clone")
         ram = snapshot.changed_pages or snapshot.memory_file
-        for path in (snapshot.memory_file, ram, snapshot.device_state, *(disk.path for disk in spec.disks)):
+        for path in (snapshot.memory_file, ram, snapshot.device_state, *_files(spec)):
             _must_exist(path)
+        for image in _images(spec) & {image for other in self.host.machines.values() for image in _images(other.spec)}:
+            raise VmmFailure(f"{image}: another machine has it")
         return self.host.add(spec, booted=False, state=VmState.PAUSED, ram=ram.read_text())
 
     async def save(self, vm: VmProcess, base: Snapshot, directory: Path, *, deadline: timedelta) -> Snapshot:
@@ -189,7 +191,15 @@ class FakeHypervisor:
 
 
 def _machine(spec: VmSpec) -> str:
-    return f"fake/disks={len(spec.disks)},nics={int(spec.nic is not None)}"
+    return f"fake/disks={len(spec.disks)},slots={len(spec.slots)},nics={int(spec.nic is not None)}"
+
+
+def _files(spec: VmSpec) -> set[Path]:
+    return {disk.path for disk in spec.disks} | _images(spec)
+
+
+def _images(spec: VmSpec) -> set[Path]:
+    return {slot.image for slot in spec.slots if slot.image is not None}
 
 
 def _remove_socket(vm: VmProcess) -> None:

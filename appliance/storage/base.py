@@ -100,6 +100,13 @@ class DiskStore(Protocol):
         """
         ...
 
+    async def create_volume(self, path: Path, *, size_mib: int) -> None:
+        """Make an empty, journalled ext4 disk at `path`, which must not exist. It is durable, and whole or not there.
+
+        All of it belongs to user 1000, and everybody may write in its root.
+        """
+        ...
+
     async def clone_upper(self, source: Path, path: Path) -> None:
         """Copy a disk that nobody writes: by reflink, else extent by extent. A failure leaves no file."""
         ...

@@ -18,6 +18,7 @@ from appliance.common.process import CommandFailed, run
 from appliance.common.threads import in_thread
 from appliance.domain.errors import InvalidRequest, StorageFailure
 from appliance.storage.publish import name_file, storage_errors, sync_directory, unnamed_file
+from appliance.storage.volume_image import VOLUME_MIN_MIB, format_volume
 
 UPPER_MIN_MIB = 1
 UPPER_MAX_MIB = 16 * 2**20
@@ -41,6 +42,16 @@ class LocalDiskStore:
         if not UPPER_MIN_MIB <= size_mib <= UPPER_MAX_MIB:
             raise InvalidRequest(f"a disk has {UPPER_MIN_MIB} to {UPPER_MAX_MIB} MiB, not {size_mib}")
         await self.clone_upper(await self._premade(size_mib), path)
+
+    async def create_volume(self, path: Path, *, size_mib: int) -> None:
+        if not VOLUME_MIN_MIB <= size_mib <= UPPER_MAX_MIB:
+            raise InvalidRequest(f"a volume has {VOLUME_MIN_MIB} to {UPPER_MAX_MIB} MiB, not {size_mib}")
+        with storage_errors(f"format of a volume of {size_mib} MiB"), unnamed_file(path.parent) as fd:
+            os.ftruncate(fd, size_mib * 2**20)
+            await format_volume(fd)
+            await in_thread(os.fsync, fd)
+            name_file(fd, path)
+            sync_directory(path.parent)
 
     async def clone_upper(self, source: Path, path: Path) -> None:
         with storage_errors(f"copy of disk {source.name}"):

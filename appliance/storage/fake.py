@@ -22,6 +22,7 @@ from appliance.storage.base import (
     RegistryCredentials,
 )
 from appliance.storage.reference import parse_reference
+from appliance.storage.volume_image import VOLUME_MIN_MIB
 
 
 @dataclass(slots=True)
@@ -96,6 +97,12 @@ class FakeDiskStore:
     async def create_upper(self, path: Path, *, size_mib: int) -> None:
         if size_mib < 1:
             raise InvalidRequest(f"a disk cannot have {size_mib} MiB")
+        with self._new(path) as file:
+            file.truncate(size_mib * 2**20)
+
+    async def create_volume(self, path: Path, *, size_mib: int) -> None:
+        if size_mib < VOLUME_MIN_MIB:
+            raise InvalidRequest(f"a volume cannot have {size_mib} MiB")
         with self._new(path) as file:
             file.truncate(size_mib * 2**20)
 

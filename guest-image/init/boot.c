@@ -7,6 +7,7 @@
  *	vda	squashfs, read-only	the agent's disk
  *	vdb	ext4, writable		the sandbox's own changes
  *	vdc..	squashfs, read-only	the image's layers, lowest first
+ *	..	writable		slots for volumes, left to the agent
  *
  * The root is an overlay of vdb over the layers. Everything that a program
  * expects of a running system but that an image does not hold (/proc, /dev,
@@ -138,6 +139,31 @@ static void wait_for_disks(int count)
 	}
 }
 
+static int is_read_only(int index)
+{
+	char path[40], flag = '\0';
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/block/vd%c/ro", 'a' + index);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || read(fd, &flag, 1) != 1)
+		die("%s: %s", path, strerror(errno));
+	close(fd);
+	return flag == '1';
+}
+
+/* The disks that the root is made of: what can be written after its own is a slot. */
+static int root_disks(int attached)
+{
+	int count = FIRST_LAYER;
+
+	while (count < attached && is_read_only(count))
+		count++;
+	if (count == FIRST_LAYER)
+		die("%d disks are attached: need the agent's, a writable one and at least one layer", attached);
+	return count;
+}
+
 /* Join the layers and the writable disk into one tree at ROOT. */
 static void mount_root(int disks)
 {
@@ -225,10 +251,10 @@ int main(void)
 	must_mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	load_modules();
 	disks = attached_disks();
-	if (disks <= FIRST_LAYER || disks > MAX_DISKS)
-		die("%d disks are attached: need the agent's, a writable one and at least one layer", disks);
+	if (disks > MAX_DISKS)
+		die("%d disks are attached, and no more than %d can be", disks, MAX_DISKS);
 	wait_for_disks(disks);
-	mount_root(disks);
+	mount_root(root_disks(disks));
 	enter_root();
 	mount_pseudo_filesystems();
 	mount_agent();

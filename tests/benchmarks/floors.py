@@ -23,7 +23,7 @@ from pathlib import Path
 
 from appliance.clients.guest import AGENT_PORT, GuestClient, Identity
 from appliance.cubelet import guest_image
-from appliance.cubelet.services.machines import WARM_UP, guest_disks
+from appliance.cubelet.services.machines import WARM_UP, guest_disks, volume_slots
 from appliance.cubelet.services.template_store import ReadyTemplate
 from appliance.cubevs.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC
 from appliance.cubevs.taps import open_tap
@@ -153,6 +153,7 @@ class Floors:
                 memory_mib=meta.memory_mib,
                 memory_file=directory / "memory",
                 disks=guest_disks(self._template.agent_disk, upper, self._template.layers),
+                slots=volume_slots(meta.volume_mib),
                 nic=Nic(tap_fd=tap_fd, mac=GUEST_MAC),
                 runtime_dir=directory,
                 confinement=None,

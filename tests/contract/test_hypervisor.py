@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
@@ -13,10 +14,13 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.errors import DeadlineExceeded, VmmFailure
-from appliance.hypervisor.base import Disk, Snapshot, VmProcess, VmState
+from appliance.hypervisor.base import Disk, Slot, Snapshot, VmProcess, VmState
 from tests.support.hypervisors import PATIENCE, FakeHarness, Harness, QemuHarness, make_template
 
 HARNESSES: dict[str, Callable[[Path], Harness]] = {"fake": FakeHarness, "qemu": QemuHarness}
+
+
+EMPTY = Slot(size_mib=16)
 
 
 @pytest.fixture(scope="module", params=["fake", pytest.param("qemu", marks=pytest.mark.guest)])
@@ -27,11 +31,20 @@ def driver_name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def template(driver_name: str, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """A snapshot that all tests of a driver share: they may not change it."""
+    return _template(driver_name, tmp_path_factory)
 
+
+@pytest.fixture(scope="module")
+def slotted(driver_name: str, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """A snapshot of a machine with a slot that had nothing in it."""
+    return _template(driver_name, tmp_path_factory, (EMPTY,))
+
+
+def _template(driver_name: str, tmp_path_factory: pytest.TempPathFactory, slots: tuple[Slot, ...] = ()) -> Snapshot:
     async def make() -> Snapshot:
         harness = HARNESSES[driver_name](tmp_path_factory.mktemp("template"))
         try:
-            return await make_template(harness)
+            return await make_template(harness, slots)
         finally:
             await harness.close()
 
@@ -327,6 +340,40 @@ async def test_clone_with_other_disks_than_its_template_is_refused(harness: Harn
     with pytest.raises(VmmFailure):
         await harness.driver.clone(dataclasses.replace(spec, disks=spec.disks * 2), template, deadline=PATIENCE)
     assert harness.leftovers() == set()
+
+
+async def test_clone_with_other_slots_than_its_template_is_refused(harness: Harness, template: Snapshot) -> None:
+    spec = dataclasses.replace(harness.spec("clone"), slots=(EMPTY,))
+    with pytest.raises(VmmFailure, match="built again"):
+        await harness.driver.clone(spec, template, deadline=PATIENCE)
+    assert harness.leftovers() == set()
+
+
+async def test_clone_whose_volume_is_gone_leaves_nothing(harness: Harness, slotted: Snapshot) -> None:
+    spec = dataclasses.replace(harness.spec("clone"), slots=(Slot(16, Path("/nonexistent")),))
+    with pytest.raises(VmmFailure, match="/nonexistent"):
+        await harness.driver.clone(spec, slotted, deadline=PATIENCE)
+    assert harness.leftovers() == set()
+
+
+async def test_two_machines_never_run_with_one_volume(harness: Harness, slotted: Snapshot, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.touch()
+    os.truncate(image, 16 * 2**20)
+
+    async def running(name: str) -> VmProcess:
+        spec = dataclasses.replace(harness.spec(name, word=name), slots=(Slot(16, image),))
+        vm = await harness.driver.clone(spec, slotted, deadline=PATIENCE)
+        await harness.driver.resume(vm, deadline=PATIENCE)
+        return vm
+
+    first = await running("first")
+    await harness.hears(first, "template", "first")
+    with pytest.raises(VmmFailure):
+        await running("second")
+    await harness.driver.stop(first)
+    third = await running("third")
+    await harness.hears(third, "template", "third")
 
 
 async def test_boot_without_a_kernel_leaves_nothing(harness: Harness) -> None:

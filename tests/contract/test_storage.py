@@ -226,3 +226,21 @@ async def test_deleted_disks_are_gone_and_absent_ones_are_success(disks: DiskSto
     await disks.delete(upper)
     await disks.delete(upper)
     assert not upper.exists()
+
+
+async def test_a_volume_has_the_size_asked_for_and_costs_little(disks: DiskStore, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    await disks.create_volume(volume, size_mib=4096)
+    assert volume.stat().st_size == 4096 * 2**20
+    assert volume.stat().st_blocks * 512 < 2**20
+
+
+async def test_a_volume_that_cannot_be_made_leaves_what_is_there(disks: DiskStore, tmp_path: Path) -> None:
+    taken = tmp_path / "volume"
+    taken.write_bytes(b"another's")
+    with pytest.raises(StorageFailure):
+        await disks.create_volume(taken, size_mib=64)
+    assert taken.read_bytes() == b"another's"
+    with pytest.raises(InvalidRequest):
+        await disks.create_volume(tmp_path / "small", size_mib=1)
+    assert not (tmp_path / "small").exists()

@@ -39,6 +39,12 @@ def loopback_network() -> IPv4Network:
     return IPv4Network((int(IPv4Address("127.64.0.0")) + (os.getpid() % 8192) * 256, 24))
 
 
+def _open_gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
 @dataclass
 class FakeGuests:
     """What is behind every address of `network`, and what is to go wrong with it."""
@@ -57,6 +63,13 @@ class FakeGuests:
     refuse_flush: bool = False
     flushed: list[str] = field(default_factory=list)
     """Sandboxes whose guests were told to write all they have to their disks."""
+    released: list[str] = field(default_factory=list)
+    """Sandboxes, and keepers by their VM's id, whose guests were told to let go of their volumes."""
+    stall_release: bool = False
+    content_status: int = 200
+    """What the content API answers with."""
+    content_gate: asyncio.Event = field(default_factory=_open_gate)
+    """Whether it answers now."""
     exit_code: int = 0
     port_status: int = 200
     """What a service in the guest answers with, on the agent's port too."""
@@ -82,6 +95,8 @@ class FakeGuests:
         app.router.add_get("/health", self._health)
         app.router.add_post("/init", self._init)
         app.router.add_post("/flush", self._flush)
+        app.router.add_post("/volumes/release", self._release)
+        app.router.add_route("*", "/volumes/file", self._content)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/logs", self._logs)
         app.router.add_post("/process.Process/Start", self._start)
@@ -120,6 +135,25 @@ class FakeGuests:
         body = next(body for at, body in reversed(self.identities) if at == address)
         self.flushed.append(body["sandboxId"])
         return web.json_response({"envVars": body["envVars"]})
+
+    async def _release(self, request: web.Request) -> web.Response:
+        if self.stall_release:
+            await asyncio.Event().wait()
+        self.released.append(self._owner(request))
+        return web.Response(status=204)
+
+    async def _content(self, request: web.Request) -> web.StreamResponse:
+        """Answer with what was asked, once the test lets it go on."""
+        sent = await request.read()
+        await self.content_gate.wait()
+        by, query = self._owner(request), dict(request.query)
+        asked = {"method": request.method, "query": query, "sent": sent.decode(), "by": by}
+        return web.json_response(asked, status=self.content_status, content_type="text/html")
+
+    def _owner(self, request: web.Request) -> str:
+        assert request.transport is not None
+        address = IPv4Address(request.transport.get_extra_info("sockname")[0])
+        return next(str(body["sandboxId"]) for at, body in reversed(self.identities) if at == address)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if not self._has_token(request):

@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 from appliance.domain.ids import VmId
-from appliance.hypervisor.base import Accelerator, BootSource, Disk, Hypervisor, Snapshot, VmProcess, VmSpec
+from appliance.hypervisor.base import Accelerator, BootSource, Disk, Hypervisor, Slot, Snapshot, VmProcess, VmSpec
 from appliance.hypervisor.fake import FakeHost, FakeHypervisor
 from appliance.hypervisor.process import ProcessWatch, start_time_ticks
 from appliance.hypervisor.qemu.driver import QemuHypervisor
@@ -65,9 +66,9 @@ class Harness(Protocol):
         ...
 
 
-async def make_template(harness: Harness) -> Snapshot:
+async def make_template(harness: Harness, slots: tuple[Slot, ...] = ()) -> Snapshot:
     """Boot a machine, let its guest learn the word `template`, and snapshot it."""
-    spec = harness.spec("template", word="template")
+    spec = replace(harness.spec("template", word="template"), slots=slots)
     vm = await harness.driver.boot(spec, harness.source, deadline=PATIENCE)
     await harness.hears(vm, "template")
     snapshot = await harness.driver.snapshot(vm, spec.runtime_dir, deadline=PATIENCE)

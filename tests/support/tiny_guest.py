@@ -20,8 +20,8 @@ CMDLINE = "console=ttyS0 panic=-1 quiet mitigations=off"
 DISK_BYTES = 64 * 1024
 READY = "words:"
 
-WORDS = ("panic", "poweroff", "flood")
-"""What makes the guest crash, switch itself off, or print without end."""
+WORDS = ("panic", "poweroff", "flood", "second-disk", "write-second")
+"""What makes the guest crash, switch itself off, print without end, or use its second disk."""
 
 _MODULES = ("virtio/virtio_ring", "virtio/virtio", "virtio/virtio_mmio", "block/virtio_blk")
 _INIT = b"""#!/bin/busybox sh
@@ -40,6 +40,7 @@ while :; do
             poweroff) $busybox poweroff -f ;;
             flood) $busybox yes 0123456789012345678901234567890123456789 ;;
             second-disk) $busybox head -n 1 /dev/vdb ;;
+            write-second) echo "written-to-it" | $busybox dd of=/dev/vdb conv=notrunc,fsync 2>/dev/null; echo done ;;
         esac
     fi
     $busybox sleep 0.05

@@ -122,6 +122,7 @@ class Builder:
             vcpus=request.vcpus,
             memory_mib=request.memory_mib,
             disk_size_mib=origin.disk_size_mib,
+            volume_mib=self._machines.volume_mib,
             layers=tuple(layer.name for layer in origin.layers),
             agent_disk=str(self._machines.agent_disk),
             envd_version=machine.envd_version,

@@ -13,7 +13,7 @@ from appliance.common.failpoints import reach
 from appliance.contracts.node import BuildRequest
 from appliance.cubelet.runtime import Stage, VmRecord
 from appliance.cubelet.services.booting import Boots
-from appliance.cubelet.services.machines import Machines, behind, guest_disks, new_vm_id
+from appliance.cubelet.services.machines import Machines, behind, guest_disks, new_vm_id, volume_slots
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import MEMORY, UPPER
 from appliance.cubevs.base import EgressPolicy, Switch, Tap
@@ -41,6 +41,7 @@ class BuildMachines:
         machines: Machines,
         boots: Boots,
         agent_disk: Path,
+        volume_mib: int,
         boot_deadline: timedelta,
         init_deadline: timedelta,
     ) -> None:
@@ -50,6 +51,7 @@ class BuildMachines:
         self._machines = machines
         self._boots = boots
         self.agent_disk = agent_disk
+        self.volume_mib = volume_mib
         self._boot_deadline = boot_deadline
         self._init_deadline = init_deadline
 
@@ -109,5 +111,6 @@ class BuildMachines:
             nic=None,
             runtime_dir=self._machines.make_runtime_dir(vm_id),
             confinement=Confinement(uid=uid, gid=uid),
+            slots=volume_slots(self.volume_mib),
         )
         return record, spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,15 +18,27 @@ import structlog
 from appliance.clients.guest import GuestClient, Identity
 from appliance.common.clock import Clock
 from appliance.common.trees import remove_tree
-from appliance.cubelet.runtime import RecordStore, Stage, VmRecord
+from appliance.contracts.node_volumes import MAX_VOLUMES
+from appliance.cubelet.runtime import AttachedVolume, RecordStore, Stage, VmRecord
 from appliance.cubelet.services.booting import Boots
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_meta import TemplateMeta
 from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
+from appliance.cubelet.services.volume_store import VolumeStore
 from appliance.cubevs.base import GUEST_MAC, EgressPolicy, Switch, Tap
 from appliance.domain.errors import GuestFailure
 from appliance.domain.ids import SandboxId, VmId
-from appliance.hypervisor.base import Confinement, Disk, Hypervisor, Nic, Snapshot, VmProcess, VmSpec, VmState
+from appliance.hypervisor.base import (
+    Confinement,
+    Disk,
+    Hypervisor,
+    Nic,
+    Slot,
+    Snapshot,
+    VmProcess,
+    VmSpec,
+    VmState,
+)
 from appliance.hypervisor.deadlines import together
 from appliance.storage.base import DiskStore
 
@@ -61,6 +73,7 @@ class Machines:
         taps: TapPool,
         records: RecordStore,
         templates: TemplateStore,
+        volumes: VolumeStore,
         boots: Boots,
         clock: Clock,
         run_dir: Path,
@@ -76,6 +89,7 @@ class Machines:
         self._taps = taps
         self._records = records
         self._templates = templates
+        self._volumes = volumes
         self._boots = boots
         self._clock = clock
         self._run_dir = run_dir
@@ -85,8 +99,8 @@ class Machines:
         self._restore_deadline = restore_deadline
         self._init_deadline = init_deadline
 
-    async def new(self, template: ReadyTemplate) -> Machine:
-        """Make a VM of a template and leave it paused, with stage PREPARING."""
+    async def new(self, template: ReadyTemplate, volumes: tuple[AttachedVolume, ...] = ()) -> Machine:
+        """Make a VM of a template, with volumes that no other has, and leave it paused, with stage PREPARING."""
         async with AsyncExitStack() as undo:
             tap = await self._taps.acquire()
             undo.push_async_callback(self._taps.release, tap)
@@ -98,6 +112,7 @@ class Machines:
                 meta=template.meta,
                 boot_id=self._boot_id,
                 stage=Stage.PREPARING,
+                volumes=volumes,
                 **behind(tap),
             )
             undo.callback(self._records.delete, record.vm_id)
@@ -193,6 +208,7 @@ class Machines:
             nic=None,
             runtime_dir=self.make_runtime_dir(record.vm_id),
             confinement=Confinement(uid=uid, gid=uid),
+            slots=volume_slots(meta.volume_mib, [self._volumes.get(one.volume_id).image for one in record.volumes]),
         )
 
     async def hand_over(self, machine: Machine, identity: Identity, egress: EgressPolicy) -> None:
@@ -253,6 +269,7 @@ class Machines:
                 "timestamp": self._clock.now(),
                 "access_token": None,
                 "env_vars": {},
+                "volume_paths": tuple(volume.path for volume in record.volumes),
                 **of_sandbox,
             }
         )
@@ -357,3 +374,8 @@ def guest_disks(agent: Path, upper: Path, layers: tuple[Path, ...]) -> tuple[Dis
         Disk(upper, read_only=False),
         *(Disk(layer, read_only=True) for layer in layers),
     )
+
+
+def volume_slots(size_mib: int, images: Sequence[Path] = ()) -> tuple[Slot, ...]:
+    """Return the slots that every machine has, with `images` in the first of them."""
+    return tuple(Slot(size_mib, images[number] if number < len(images) else None) for number in range(MAX_VOLUMES))

@@ -21,6 +21,7 @@ from appliance.cubelet.services.machines import Machine, Machines
 from appliance.cubelet.services.registry import Registry
 from appliance.cubelet.services.running import Running
 from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
+from appliance.cubelet.services.volumes import refuse_volumes
 from appliance.cubevs.base import EgressPolicy
 from appliance.domain.errors import BuildNotFound, CubeError
 from appliance.domain.ids import BuildId, SandboxId
@@ -66,6 +67,7 @@ class Rollbacks:
         """
         async with self._registry.locks.hold(sandbox_id):
             before = self._registry.running(sandbox_id)
+            refuse_volumes(before.record, "rolled back")
             template = self._templates.get(goal.build_id)
             if template is None:
                 raise BuildNotFound(goal.build_id)
@@ -99,7 +101,7 @@ class Rollbacks:
                 await self._machines.start_services(machine, goal.access_token)
             reach("rollback:ready")
             # Its end may have been moved meanwhile, and is not moved while this is written.
-            machine.record = self._machines.save(_in_place_of(before.record, machine.record))
+            machine.record = self._machines.save(_in_place_of(before.record, machine.record, goal.egress.revision))
         except BaseException:
             await asyncio.shield(self._machines.discard(machine))
             raise
@@ -119,13 +121,13 @@ class Rollbacks:
             log.error("machine_not_freed", sandbox_id=sandbox_id, vm_id=replaced.record.vm_id, error=error.message)
 
 
-def _in_place_of(before: VmRecord, new: VmRecord) -> VmRecord:
+def _in_place_of(before: VmRecord, new: VmRecord, network_revision: str) -> VmRecord:
     if before.sandbox is None:
         raise ValueError(f"VM {before.vm_id} has no sandbox")
     return new.model_copy(
         update={
             "stage": Stage.RUNNING,
             "generation": before.generation + 1,
-            "sandbox": before.sandbox.model_copy(update={"pooled": False}),
+            "sandbox": before.sandbox.model_copy(update={"pooled": False, "network_revision": network_revision}),
         }
     )

@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from appliance.clients.guest import GuestClient
 from appliance.common.clock import Clock
 from appliance.common.supervisor import Supervisor
 from appliance.contracts.node import EndedSandbox, EndReason
 from appliance.cubelet.ended import EndedStore
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import Stage, VmRecord
+from appliance.cubelet.services.keepers import release
 from appliance.cubelet.services.machines import Machine, Machines
 from appliance.cubelet.services.registry import Registry, id_of
 from appliance.cubelet.services.timers import Timers
@@ -90,6 +92,8 @@ class Running:
                 record = self._ending(record, reason, detail)
             if reason in (EndReason.KILLED, EndReason.TIMEOUT) and sandbox_id in self._registry.live:
                 await self._last_words(record)
+            if reason is not EndReason.VMM_DIED:
+                await self._release_volumes(record)
             ended = EndedSandbox(sandbox_id=sandbox_id, reason=reason, detail=detail, ended_at=self._clock.now())
             # Noted once all is freed but the record: a crash in between repeats the end, it never loses the reason.
             await self._machines.destroy(
@@ -99,6 +103,16 @@ class Running:
             self._registry.paused.pop(sandbox_id, None)
         self._metrics.ended.labels(reason).inc()
         log.info("sandbox_ended", sandbox_id=sandbox_id, reason=reason, detail=detail)
+
+    async def _release_volumes(self, record: VmRecord) -> None:
+        machine = self._registry.live.get(id_of(record))
+        if machine is None or not record.volumes:
+            return
+        guest = GuestClient(machine.tap.address)
+        try:
+            await release(guest, volume_ids=tuple(one.volume_id for one in record.volumes))
+        finally:
+            await guest.close()
 
     def _ending(self, record: VmRecord, reason: EndReason, detail: str) -> VmRecord:
         record = self._machines.save(

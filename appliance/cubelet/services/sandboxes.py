@@ -13,13 +13,14 @@ from appliance.common.clock import Clock
 from appliance.contracts.node import EndReason, OnTimeout
 from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.metrics import CubeletMetrics
-from appliance.cubelet.runtime import SandboxRecord, Stage, VmRecord
+from appliance.cubelet.runtime import AttachedVolume, SandboxRecord, Stage, VmRecord
 from appliance.cubelet.services.machines import Machine, Machines
 from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.registry import Registry, id_of, sandbox_of
 from appliance.cubelet.services.running import Running
 from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
 from appliance.cubelet.services.timers import Timers
+from appliance.cubelet.services.volumes import Volumes
 from appliance.cubevs.base import EgressPolicy, Switch
 from appliance.domain.errors import Conflict, CubeError, TemplateNotReady, VmmFailure
 from appliance.domain.ids import BuildId, SandboxId
@@ -38,6 +39,7 @@ class NewSandbox:
     env_vars: Mapping[str, str]
     access_token: str | None
     egress: EgressPolicy
+    volumes: tuple[AttachedVolume, ...] = ()
 
 
 class Sandboxes:
@@ -53,6 +55,7 @@ class Sandboxes:
         creates: Activity,
         registry: Registry,
         running: Running,
+        volumes: Volumes,
         timers: Timers,
         clock: Clock,
         metrics: CubeletMetrics,
@@ -65,6 +68,7 @@ class Sandboxes:
         self._creates = creates
         self._registry = registry
         self._running = running
+        self._volumes = volumes
         self._timers = timers
         self._clock = clock
         self._metrics = metrics
@@ -92,7 +96,8 @@ class Sandboxes:
             begun = self._clock.monotonic()
             try:
                 with self._creates.one():
-                    record = await self._create(request, template)
+                    async with self._volumes.taken(request.volumes, request.sandbox_id, template):
+                        record = await self._create(request, template)
             except CubeError as error:
                 self._metrics.failed.labels(type(error).__name__).inc()
                 raise
@@ -101,14 +106,15 @@ class Sandboxes:
             return record
 
     async def _create(self, request: NewSandbox, template: ReadyTemplate) -> VmRecord:
-        while (waiting := self._pool.claim(request.build_id)) is not None:
+        # What waits in the pool was restored with nothing in its slots.
+        while not request.volumes and (waiting := self._pool.claim(request.build_id)) is not None:
             try:
                 return await self._give_identity(waiting, request, template, pooled=True)
             except VmmFailure as error:
                 # It died while it waited, which nobody who wants a sandbox needs to know.
                 log.warning("pool_vm_unusable", vm_id=waiting.record.vm_id, error=error.message)
         async with self._restores:
-            machine = await self._machines.new(template)
+            machine = await self._machines.new(template, request.volumes)
             return await self._give_identity(machine, request, template, pooled=False)
 
     async def _give_identity(

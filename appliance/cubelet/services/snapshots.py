@@ -20,6 +20,7 @@ from appliance.cubelet.services.pausing import VM
 from appliance.cubelet.services.registry import Registry
 from appliance.cubelet.services.template_meta import BuildKind, TemplateMeta
 from appliance.cubelet.services.template_store import MEMORY, UPPER, ReadyTemplate, TemplateStore
+from appliance.cubelet.services.volumes import refuse_volumes
 from appliance.domain.errors import CubeError, GuestFailure, GuestUnresponsive
 from appliance.domain.ids import BuildId, SandboxId, TemplateId
 from appliance.hypervisor.base import Hypervisor, Snapshot
@@ -61,6 +62,7 @@ class Snapshots:
             if taken is not None:
                 return taken
             machine = self._registry.running(sandbox_id)
+            refuse_volumes(machine.record, "snapshot or forked")
             with self._metrics.keeping("snapshot", memory=memory):
                 taken = await self._take(sandbox_id, machine, template_id, build_id, memory=memory)
         log.info("snapshot_taken", sandbox_id=sandbox_id, build_id=build_id, memory=memory)

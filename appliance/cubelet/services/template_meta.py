@@ -61,6 +61,8 @@ class TemplateMeta(BaseModel):
     device_state: str | None = "device_state"
     """File of the build with the state of the devices. None: it is a disk alone, and its sandboxes boot."""
     changed_pages: str | None = None
+    volume_mib: int
+    """Size of the slots for volumes, as the guest has seen it."""
     layers: tuple[str, ...]
     """File names in the layer store, lowest first."""
     agent_disk: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from appliance.hypervisor.base import Accelerator, VmSpec
+from appliance.hypervisor.base import Accelerator, Slot, VmSpec
 from appliance.hypervisor.qemu import machine
 
 
@@ -31,6 +31,8 @@ class Descriptors:
     """Listening socket of the guest's serial port."""
     memory: int
     disks: tuple[int, ...]
+    slots: tuple[int | None, ...] = ()
+    """Images in the spec's slots; None where one has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,9 @@ def _machine(binary: str, spec: VmSpec, accelerator: Accelerator, descriptors: D
         argv += ["-add-fd", f"fd={fd},set={fd}"]
         argv += ["-blockdev", _blockdev(f"disk{number}", fd, read_only=disk.read_only)]
         argv += ["-device", f"virtio-blk-device,drive=disk{number}"]
+    for number, (slot, image) in enumerate(zip(spec.slots, descriptors.slots, strict=True)):
+        argv += ["-blockdev", _slot(f"slot{number}", slot)] if image is None else _volume(f"slot{number}", image)
+        argv += ["-device", f"virtio-blk-device,drive=slot{number}"]
     if spec.nic is not None:
         argv += ["-netdev", f"tap,id=net0,fd={spec.nic.tap_fd},vhost=off"]
         argv += ["-device", f"virtio-net-device,netdev=net0,mac={spec.nic.mac}"]
@@ -122,6 +127,18 @@ def _blockdev(name: str, fd: int, *, read_only: bool) -> str:
     # no-flush: a running sandbox does not survive a crash of its host, so its fsync need not wait for the host's
     # disk. Whoever keeps the file (a paused sandbox, a template) syncs it once, after the machine has stopped.
     return f"{options},cache.no-flush=on,discard=unmap"
+
+
+def _slot(name: str, slot: Slot) -> str:
+    """Return a disk without a file."""
+    return f"driver=null-co,node-name={name},size={slot.size_mib * 2**20},read-zeroes=on"
+
+
+def _volume(name: str, fd: int) -> list[str]:
+    # Flushed when the guest says so: what is on it outlives both machine and host. The lock is the kernel's, on the
+    # file: whatever our records say, no second machine writes it.
+    options = f"driver=file,node-name={name},filename={fd_set(fd)},locking=on,aio=threads,cache.direct=off"
+    return [*("-add-fd", f"fd={fd},set={fd}"), "-blockdev", f"{options},discard=unmap"]
 
 
 def _path(fd: int) -> str:

@@ -340,17 +340,22 @@ def _spawn(
             console=handed_over.enter_context(listening(spec.runtime_dir / CONSOLE_SOCKET)),
             memory=memory,
             disks=tuple(handed_over.enter_context(opened_disk(disk)) for disk in spec.disks),
+            slots=tuple(
+                handed_over.enter_context(opened(slot.image, os.O_RDWR)) if slot.image is not None else None
+                for slot in spec.slots
+            ),
         )
+        images = (fd for fd in descriptors.slots if fd is not None)
         tap = () if spec.nic is None else (spec.nic.tap_fd,)
         return spawn(
             confined(argv(descriptors), spec.confinement),
-            inherit=(descriptors.monitor, descriptors.console, *descriptors.disks, memory, *tap, *inherit),
+            inherit=(descriptors.monitor, descriptors.console, *descriptors.disks, *images, memory, *tap, *inherit),
             stderr=errors,
         )
 
 
 def _check_devices(spec: VmSpec) -> None:
-    devices = len(spec.disks) + (spec.nic is not None)
+    devices = len(spec.disks) + len(spec.slots) + (spec.nic is not None)
     if devices > machine.MAX_DEVICES:
         raise VmmFailure(f"{spec.vm_id} needs {devices} devices, QEMU's microvm has {machine.MAX_DEVICES}")
 

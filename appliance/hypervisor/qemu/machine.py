@@ -13,7 +13,7 @@ from appliance.hypervisor.base import Accelerator, VmSpec
 # acpi=on: the guest kernel finds its virtio-mmio devices in ACPI tables, not on its command line.
 MACHINE_TYPE = "microvm,acpi=on,rtc=on"
 
-# virtio-mmio slots of a microvm: its disks and its network device.
+# virtio-mmio transports of a microvm: for its disks, its slots and its network device.
 MAX_DEVICES = 8
 
 # x86-64-v2, which current wheels and Go programs are built for, plus AES for TLS and RDRAND, the guest kernel's
@@ -54,7 +54,7 @@ def layout(spec: VmSpec) -> str:
 
     QEMU itself would load the state of a machine with fewer devices, into a machine whose guest knows of none of them.
     """
-    return f"disks={len(spec.disks)},nics={int(spec.nic is not None)}"
+    return f"disks={len(spec.disks)},slots={len(spec.slots)},nics={int(spec.nic is not None)}"
 
 
 def _processor(cpuinfo: str) -> str:

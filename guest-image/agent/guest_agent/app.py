@@ -38,6 +38,11 @@ from guest_agent.routing import Route, Router
 from guest_agent.session import SessionStore
 from guest_agent.settings import Settings
 from guest_agent.users import UserDatabase
+from guest_agent.volumes.entries import VolumeEntries
+from guest_agent.volumes.failures import in_volume
+from guest_agent.volumes.mounted import Volumes
+from guest_agent.volumes.slots import BorrowedSlots, GuestSlots, Slots
+from guest_agent.volumes.transfers import VolumeTransfers
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +57,16 @@ def make_agent(settings: Settings) -> Agent:
     sessions = SessionStore(settings.state_file)
     context = Context(UserDatabase(), sessions)
     machine = GuestMachine() if settings.own_machine else BorrowedMachine()
+    slots = GuestSlots() if settings.own_machine else BorrowedSlots()
     registry = Registry()
     logs = LogRing()
     forwarding = Forwarding(str(GUEST_ADDRESS), ListeningSockets().read, on_look=Heartbeat(settings.heartbeat_fd).beat)
     gate = Gate(sessions, InitPeers(allowed=settings.init_from))
     routes = [
-        *_plain_routes(context, Initializer(sessions, machine, settings.marker_directory, logs), Flush(sessions), logs),
+        *_plain_routes(
+            context, Initializer(sessions, machine, slots, settings.marker_directory, logs), Flush(sessions), logs
+        ),
+        *_volume_routes(sessions, slots),
         *_process_routes(ProcessService(context, registry, logs)),
         *_filesystem_routes(FilesystemService(context), WatchService(context)),
     ]
@@ -105,6 +114,24 @@ def _plain_routes(context: Context, initializer: Initializer, flush: Flush, logs
         Route("GET", "/files", Access.SIGNED_READ, Downloads(context).endpoint),
         Route("POST", "/files", Access.SIGNED_WRITE, Uploads(context).endpoint),
         Route("POST", "/files/compose", Access.TOKEN, Compositions(context).endpoint),
+    ]
+
+
+def _volume_routes(sessions: SessionStore, slots: Slots) -> list[Route]:
+    volumes = Volumes(sessions, slots)
+    entries, transfers = VolumeEntries(volumes), VolumeTransfers(volumes)
+    endpoints = {
+        ("GET", "/volumes/path"): entries.stat,
+        ("PATCH", "/volumes/path"): entries.change,
+        ("DELETE", "/volumes/path"): entries.remove,
+        ("GET", "/volumes/dir"): entries.list_directory,
+        ("POST", "/volumes/dir"): entries.make_directory,
+        ("GET", "/volumes/file"): transfers.read,
+        ("PUT", "/volumes/file"): transfers.write,
+    }
+    return [
+        *(Route(method, path, Access.NODE, in_volume(endpoint)) for (method, path), endpoint in endpoints.items()),
+        Route("POST", "/volumes/release", Access.NODE, volumes.release),
     ]
 
 

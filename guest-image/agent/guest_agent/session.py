@@ -31,6 +31,8 @@ class Session:
     template_id: str = ""
     timestamp_ns: int = 0
     """When the node said so, in Unix nanoseconds."""
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """Where the disk of each slot that has one is mounted. Slots are decimal numbers, which JSON has as text."""
 
     def document(self) -> dict[str, object]:
         """Return the fields by name, for the file."""
@@ -78,6 +80,7 @@ def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
         sandbox_id=_text(document, "sandboxId") or "",
         template_id=_text(document, "templateId") or "",
         timestamp_ns=_timestamp_ns(_text(document, "timestamp"), received_ns),
+        volumes=_volumes(document.get("volumeMounts")),
     )
     inherits_env = document.get("inheritEnv") is True
     return InitRequest(session, hostname, machine_id, _entropy(_text(document, "entropy")), inherits_env)
@@ -98,6 +101,16 @@ def _env_vars(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise HttpError(400, "invalid envVars: not an object of strings")
     return dict(value)
+
+
+def _volumes(value: object) -> dict[str, str]:
+    volumes: dict[str, str] = {}
+    for mount in value if isinstance(value, list) else ():
+        slot, path = (mount.get("slot"), mount.get("path")) if isinstance(mount, dict) else (None, None)
+        if type(slot) is not int or slot < 0 or not isinstance(path, str) or not path.startswith("/"):
+            raise HttpError(400, "invalid volumeMounts: not slots with absolute paths")
+        volumes[str(slot)] = path
+    return volumes
 
 
 def _entropy(value: str | None) -> bytes:

@@ -99,6 +99,8 @@ async def test_a_guests_own_502_is_its_own(proxy: Proxy, guest: Guest) -> None:
         "/x/../init",
         "/init?x=1",
         "/fsfreeze",
+        "/volumes/file",
+        "/volumes/release",
         "/upgrade",
         "/logs",
         "/logs/?after=0",

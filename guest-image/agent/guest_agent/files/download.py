@@ -92,7 +92,7 @@ def _respond(request: Request, path: str, descriptor: int, coding: str) -> ASGIA
         headers["Content-Range"] = wanted.content_range(status.st_size)
     sent = wanted or ByteRange(0, status.st_size)
     headers["Content-Length"] = str(sent.end - sent.start)
-    return FileResponse(206 if wanted else 200, headers, _pieces(descriptor, sent), descriptor)
+    return FileResponse(206 if wanted else 200, headers, pieces_of(descriptor, sent), descriptor)
 
 
 def _range_header(request: Request, last_modified: str) -> str | None:
@@ -138,7 +138,7 @@ class FileResponse:
             await asyncio.gather(leaving, return_exceptions=True)
 
 
-def _pieces(descriptor: int, wanted: ByteRange) -> Iterator[bytes]:
+def pieces_of(descriptor: int, wanted: ByteRange) -> Iterator[bytes]:
     offset = wanted.start
     while offset < wanted.end:
         piece = os.pread(descriptor, min(_CHUNK_BYTES, wanted.end - offset), offset)

@@ -16,6 +16,7 @@ from guest_agent.bodies import read_document
 from guest_agent.identity import clock, entropy, names
 from guest_agent.logs.ring import LogRing
 from guest_agent.session import InitRequest, SessionStore, parse_init
+from guest_agent.volumes.slots import Slots
 
 
 class Machine(Protocol):
@@ -54,8 +55,9 @@ class BorrowedMachine:
 class Initializer:
     """Applies /init in one step of the event loop, so no request sees half a session."""
 
-    def __init__(self, sessions: SessionStore, machine: Machine, markers: Path, logs: LogRing) -> None:
+    def __init__(self, sessions: SessionStore, machine: Machine, slots: Slots, markers: Path, logs: LogRing) -> None:
         self._logs = logs
+        self._slots = slots
         self._sessions = sessions
         self._machine = machine
         self._markers = markers
@@ -75,6 +77,8 @@ class Initializer:
         if current is not None and request.session.precedes(current):
             return
         self._machine.take_identity(request)
+        for slot, path in request.session.volumes.items():
+            self._slots.mount(int(slot), path)
         names.write_markers(self._markers, request.session)
         if current is None or current.sandbox_id != request.session.sandbox_id:
             # What was logged so far is the template's.

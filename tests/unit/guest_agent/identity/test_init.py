@@ -7,6 +7,7 @@ import pytest
 from guest_agent.identity.init import Initializer
 from guest_agent.logs.ring import LogRing
 from guest_agent.session import InitRequest, Session, SessionStore
+from guest_agent.volumes.slots import BorrowedSlots
 
 
 class RecordingMachine:
@@ -38,7 +39,7 @@ def sessions(tmp_path: Path) -> SessionStore:
 
 @pytest.fixture
 def initializer(sessions: SessionStore, machine: RecordingMachine, tmp_path: Path) -> Initializer:
-    return Initializer(sessions, machine, tmp_path / "e2b", LogRing())
+    return Initializer(sessions, machine, BorrowedSlots(), tmp_path / "e2b", LogRing())
 
 
 def test_a_repeated_or_newer_init_is_applied_and_an_older_one_is_not(

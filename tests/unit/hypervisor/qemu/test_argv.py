@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.ids import VmId
-from appliance.hypervisor.base import Accelerator, Disk, Nic, VmSpec
+from appliance.hypervisor.base import Accelerator, Disk, Nic, Slot, VmSpec
 from appliance.hypervisor.qemu.argv import BootFiles, Descriptors, IncomingState, boot_argv, clone_argv
 
 SPEC = VmSpec(
@@ -113,3 +113,16 @@ def test_one_processor_is_translated_by_one_thread() -> None:
 @pytest.mark.parametrize("argv", [boot(), clone()], ids=["boot", "clone"])
 def test_process_can_be_found_by_the_id_of_its_machine(argv: list[str]) -> None:
     assert values(argv, "-name") == ["guest=i123"]
+
+
+def test_slots_come_after_the_disks_and_have_a_file_only_where_they_have_a_volume() -> None:
+    spec = replace(SPEC, slots=(Slot(64, Path("/secret/volume")), Slot(64)))
+    descriptors = replace(DESCRIPTORS, slots=(8, None))
+    argv = clone_argv("qemu", spec, Accelerator.TCG, descriptors, IncomingState(12, describes_itself=True))
+    volume, empty = values(argv, "-blockdev")[2:]
+    assert "filename=/dev/fdset/8" in volume
+    assert "locking=on" in volume
+    assert "no-flush" not in volume
+    assert empty == "driver=null-co,node-name=slot1,size=67108864,read-zeroes=on"
+    assert [name.split("drive=")[-1] for name in values(argv, "-device")[:4]] == ["disk0", "disk1", "slot0", "slot1"]
+    assert not any("/secret" in argument for argument in argv)

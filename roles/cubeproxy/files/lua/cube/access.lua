@@ -21,6 +21,7 @@ local dialling = 0
 local INTERNAL = {
     ["/init"] = true, ["/freeze"] = true, ["/unfreeze"] = true, ["/collapse"] = true,
     ["/fsfreeze"] = true, ["/fsthaw"] = true, ["/upgrade"] = true, ["/logs"] = true, ["/flush"] = true,
+    ["/volumes/path"] = true, ["/volumes/dir"] = true, ["/volumes/file"] = true, ["/volumes/release"] = true,
 }
 
 -- nginx has decoded and normalised the path here. Frameworks differ in what else they overlook: a slash at the end,
