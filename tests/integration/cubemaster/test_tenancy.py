@@ -10,6 +10,7 @@ import pytest
 
 from appliance.contracts.master import NewKey
 from appliance.contracts.secrets import NewSecret
+from appliance.contracts.volumes import NewVolume
 from appliance.cubeapi.app import create_app
 from appliance.cubeapi.settings import CubeApiSettings
 from tests.integration.cubemaster.conftest import Appliance
@@ -32,6 +33,10 @@ class Case:
 def _open(path: str, body: dict[str, Any] | None = None, params: dict[str, str] | None = None) -> Case:
     """A route that names no object: it works, and shows nothing of the other team's."""
     return Case(path, frozenset({200, 201, 204}), body, params)
+
+
+def _content(kind: str, body: dict[str, Any] | None = None) -> Case:
+    return Case(f"/volumecontent/{{volume}}/{kind}", frozenset({401}), body, {"path": "/"})
 
 
 CASES: dict[tuple[str, str], Case] = {
@@ -107,6 +112,18 @@ CASES: dict[tuple[str, str], Case] = {
     ("GET", "/secrets/{secret_id}"): Case("/secrets/{secret}", NOT_FOUND),
     ("POST", "/secrets/{secret_id}"): Case("/secrets/{secret}", NOT_FOUND, {"value": "mine"}),
     ("DELETE", "/secrets/{secret_id}"): Case("/secrets/{secret}", NOT_FOUND),
+    ("GET", "/volumes"): _open("/volumes"),
+    ("POST", "/volumes"): _open("/volumes", {"name": "theirs"}),
+    ("GET", "/volumes/{volume_id}"): Case("/volumes/{volume}", NOT_FOUND),
+    ("DELETE", "/volumes/{volume_id}"): Case("/volumes/{volume}", NOT_FOUND),
+    # Nothing but the volume's token counts here.
+    ("GET", "/volumecontent/{volume_id}/path"): _content("path"),
+    ("PATCH", "/volumecontent/{volume_id}/path"): _content("path", {"mode": 0}),
+    ("DELETE", "/volumecontent/{volume_id}/path"): _content("path"),
+    ("GET", "/volumecontent/{volume_id}/dir"): _content("dir"),
+    ("POST", "/volumecontent/{volume_id}/dir"): _content("dir"),
+    ("GET", "/volumecontent/{volume_id}/file"): _content("file"),
+    ("PUT", "/volumecontent/{volume_id}/file"): _content("file", {}),
     # There are no access tokens to reach.
     ("POST", "/access-tokens"): Case("/access-tokens", frozenset({410})),
     ("DELETE", "/access-tokens/{token_id}"): Case("/access-tokens/{key}", NOT_FOUND),
@@ -140,6 +157,7 @@ async def theirs(appliance: Appliance) -> dict[str, str]:
     """One of each object, of another team than the caller's."""
     team_id = await appliance.team("theirs")
     template_id = await appliance.template("base", team="theirs")
+    volume = await appliance.master.volumes.create(NewVolume(team_id=team_id, name="theirs"))
     secret = await appliance.master.secrets.create(NewSecret(team_id=team_id, name="theirs", value="hunter2"))
     return {
         "team": team_id,
@@ -148,6 +166,8 @@ async def theirs(appliance: Appliance) -> dict[str, str]:
         "sandbox": (await appliance.sandbox(team_id)).sandbox_id,
         "key": (await appliance.master.create_key(NewKey(team="theirs", name="theirs"))).key_id,
         "secret": secret.secret_id,
+        "volume": volume.volume_id,
+        "volume_token": volume.token,
     }
 
 
@@ -180,6 +200,7 @@ async def standing(appliance: Appliance, theirs: dict[str, str]) -> list[object]
         (await master.get_template(theirs["template"])).public,
         await master.list_tags(theirs["template"]),
         await master.secrets.get(theirs["secret"], team_id=theirs["team"]),
+        await master.volumes.all(team_id=theirs["team"]),
         [(one.key_id, one.name) for one in await master.list_keys(team_id=theirs["team"])],
         [one.draining for one in await master.list_nodes()],
     ]
