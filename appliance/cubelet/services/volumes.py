@@ -67,6 +67,8 @@ class Volumes:
                     f"volumes of {template.meta.volume_mib} MiB; build the template again"
                 )
         ids = [one.volume_id for one in volumes]
+        for volume_id in ids:
+            await self._let_go(volume_id)
         with self._claimed(ids, sandbox_id):
             for volume_id in ids:
                 await self._keepers.end(volume_id)
@@ -92,6 +94,13 @@ class Volumes:
             raise VolumeInUse(volume_id, self._claims[volume_id])
         async with self._keepers.serving(volume) as address:
             yield address, 0
+
+    async def _let_go(self, volume_id: VolumeId) -> None:
+        # CubeMaster hears of a sandbox's end, and may give its volume away, a moment before it is forgotten here.
+        record = self._record(volume_id)
+        if record is not None and record.stage is Stage.ENDING:
+            async with self._registry.locks.hold(id_of(record)):
+                return
 
     @contextmanager
     def _claimed(self, ids: Sequence[VolumeId], sandbox_id: SandboxId | None) -> Iterator[None]:

@@ -260,8 +260,7 @@ async def test_what_a_dead_cubemaster_left_is_settled_by_the_node(
 
 async def test_one_that_may_still_be_under_way_is_not_settled_against_it(appliance: Appliance) -> None:
     made, _ = await _snapshotted(appliance)
-    seen = appliance.node.sandboxes[made.sandbox_id]
-    appliance.node.sandboxes[made.sandbox_id] = seen.model_copy(update={"changing": True})
+    appliance.node.busy.add(made.sandbox_id)
     appliance.db.execute(
         "UPDATE sandboxes SET state = 'rolling_back', changing_since = UTC_TIMESTAMP(6) - INTERVAL 11 SECOND",
         "UPDATE nodes SET vcpus_reserved = 2, memory_reserved_mib = 1024",
@@ -272,7 +271,7 @@ async def test_one_that_may_still_be_under_way_is_not_settled_against_it(applian
     assert await appliance.reserved() == (2, 1024)
 
     # As after a restart of the node's agent, which has forgotten the call.
-    appliance.node.sandboxes[made.sandbox_id] = seen
+    appliance.node.busy.clear()
 
     async def runs_on() -> bool:
         return await _state(appliance, made) is SandboxState.RUNNING
