@@ -37,4 +37,7 @@ async def while_alive(hypervisor: Hypervisor, vm: VmProcess, work: Coroutine[Any
 
 
 def _death(vm: VmProcess) -> VmmFailure:
-    return VmmFailure(f"the VMM process of {vm.vm_id} ended by itself; see the node's kernel log and its memory")
+    return VmmFailure(
+        f"the VMM process of {vm.vm_id} ended by itself: it crashed or was killed, for instance for want of memory;"
+        " see the node's kernel log"
+    )
