@@ -22,7 +22,8 @@ from appliance.hypervisor.private_memory import PAGE_BYTES, PageRun, PrivateMemo
 _MAGIC = b"cubepg02"
 _HEADER = struct.Struct("<8sQQ")
 _RUN = struct.Struct("<II")
-_BUFFER_PAGES = 1024
+_BUFFER_PAGES = 256
+"""Copied at once: four times as many cost half as much time again, as they leave the processor's cache in between."""
 
 
 def save_changed_pages(memory: PrivateMemory, fd: int) -> int:
@@ -33,16 +34,17 @@ def save_changed_pages(memory: PrivateMemory, fd: int) -> int:
     runs: list[PageRun] = []
     position = PAGE_BYTES
     ram, original = bytearray(_BUFFER_PAGES * PAGE_BYTES), bytearray(_BUFFER_PAGES * PAGE_BYTES)
+    kept = memoryview(ram)
     for batch in batches(memory.changed(), _BUFFER_PAGES):
         _read(batch, ram, memory.read_into)
         _read(batch, original, memory.read_original_into)
         filled = 0
         for run, start in _differing(batch, ram, original):
             size = run.count * PAGE_BYTES
-            ram[filled : filled + size] = ram[start : start + size]
+            kept[filled : filled + size] = kept[start : start + size]
             runs.append(run)
             filled += size
-        _write(fd, memoryview(ram)[:filled], position)
+        _write(fd, kept[:filled], position)
         position += filled
     _write(fd, memoryview(b"".join(_RUN.pack(run.first, run.count) for run in runs)), position)
     pages = position // PAGE_BYTES - 1

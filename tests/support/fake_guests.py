@@ -132,7 +132,8 @@ class FakeGuests:
             return web.Response(status=500, text="made to refuse")
         assert request.transport is not None
         address = IPv4Address(request.transport.get_extra_info("sockname")[0])
-        body = next(body for at, body in reversed(self.identities) if at == address)
+        # One that was paused is flushed behind whichever tap is free, and still is who it was: the last to be told.
+        body = next((body for at, body in reversed(self.identities) if at == address), self.identities[-1][1])
         self.flushed.append(body["sandboxId"])
         return web.json_response({"envVars": body["envVars"]})
 
