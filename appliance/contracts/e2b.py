@@ -72,6 +72,7 @@ class NewSandbox(_Request):
     metadata: dict[str, str] | None = None
     envVars: dict[str, str] | None = Field(default=None, repr=False)
     mcp: dict[str, Any] | None = Field(default=None, repr=False)
+    """What the client starts a gateway with, by a command in the sandbox: nothing is left to do for us."""
     iam: dict[str, Any] | None = None
     volumeMounts: tuple[VolumeMount, ...] | None = None
 

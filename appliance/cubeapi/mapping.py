@@ -131,7 +131,6 @@ def refuse_unserved(body: e2b.NewSandbox) -> None:
         {
             **unserved_egress(network, prefix="network."),
             "network.httpsPorts": bool(network.httpsPorts),
-            "mcp": body.mcp is not None,
             "iam": bool(body.iam and body.iam.get("tokens")),
         }
     )

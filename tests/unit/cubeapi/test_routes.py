@@ -139,7 +139,6 @@ async def test_another_teams_sandbox_does_not_exist(api: httpx.AsyncClient) -> N
         ({"network": {"egressProxy": {"address": "p:1080"}}}, "network.egressProxy is not supported"),
         ({"network": {"httpsPorts": [8443]}}, "network.httpsPorts is not supported"),
         ({"network": {"rules": {"a.b": []}}}, "network.rules is not supported"),
-        ({"mcp": {}}, "mcp is not supported"),
         ({"volumeMounts": [{"name": "v"}]}, "volumeMounts.0.path"),
         ({"metadata": {"a": 1}}, "metadata"),
     ],
@@ -151,6 +150,10 @@ async def test_what_cannot_be_served_is_refused_by_name(
     assert response.status_code == 400
     assert message in response.json()["message"]
     assert master.created == []
+
+
+async def test_the_gateway_of_mcp_servers_is_the_clients_to_start(api: httpx.AsyncClient) -> None:
+    assert "sandboxID" in await create(api, mcp={"time": {}})
 
 
 async def test_a_private_sandbox_has_a_traffic_token_that_no_list_shows(api: httpx.AsyncClient) -> None:
