@@ -48,8 +48,9 @@ async def test_of_a_pause(point: str, becomes: NodeSandboxState | None, node: Re
     await remembers(node, cubelet, sandbox_id)
 
 
-@pytest.mark.parametrize("memory", [True, False], ids=["memory", "disk"])
-@pytest.mark.parametrize("point", ["resume:restored", "resume:ready"])
+@pytest.mark.parametrize(
+    ("point", "memory"), [("resume:restored", True), ("resume:ready", True), ("resume:ready", False)]
+)
 async def test_of_a_resume(point: str, *, memory: bool, node: RealNode, cubelet: NodeClient) -> None:
     sandbox_id = await remembering(node, cubelet)
     await cubelet.pause_sandbox(sandbox_id, Pause(memory=memory))

@@ -14,16 +14,26 @@ from appliance.domain.errors import BuildNotFound, Unavailable
 from tests.integration.template_builds.conftest import Node, said, step
 from tests.support.waiting import eventually
 
-WITHOUT_A_MACHINE = ("template:imported", "template:disk")
-IN_THE_MACHINE = (
+POINTS = (
+    "template:imported",
+    "template:disk",
     "template:launched",
     "template:stepped",
     "template:step-copied",
     "template:step-kept",
     "template:started",
     "template:finalized",
+    "template:saved",
+    "template:published",
 )
-SAVED = ("template:saved", "template:published")
+NEEDING_THE_VMM = (
+    "template:launched",
+    "template:stepped",
+    "template:step-copied",
+    "template:started",
+    "template:finalized",
+)
+"""Without `step-kept`: that the step before is kept makes no difference to the next one."""
 
 
 def wanted(node: Node, template_id: str) -> BuildRequest:
@@ -47,7 +57,7 @@ async def works(node: Node, request: BuildRequest) -> None:
 
 async def test_cubelet_killed_at_each_step(node: Node) -> None:
     request = wanted(node, "cubelet-killed")
-    for point in (*WITHOUT_A_MACHINE, *IN_THE_MACHINE, *SAVED):
+    for point in POINTS:
         reaching = asyncio.ensure_future(reached(node, point, "kill"))
         await asyncio.sleep(0)
         # The build before this one was killed at the step before: this is its retry.
@@ -69,7 +79,7 @@ async def test_cubelet_killed_at_each_step(node: Node) -> None:
 
 async def test_the_vmm_killed_at_each_step(node: Node) -> None:
     request = wanted(node, "vmm-killed")
-    for point in IN_THE_MACHINE:
+    for point in NEEDING_THE_VMM:
         progress = await _without_its_vmm(node, point, request)
         assert progress.state is BuildState.ERROR
         assert "ended by itself" in (progress.reason or ""), (point, progress.reason)
