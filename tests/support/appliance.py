@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 DOMAIN = "cube.test"
 _START_LIMIT_S = 60
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+"""Of the programs under test: they are this checkout's, whichever one the virtual environment was installed from."""
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Service:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
+                env=ENVIRONMENT,
                 start_new_session=True,
             )
         give_up = time.monotonic() + _START_LIMIT_S
@@ -94,7 +97,13 @@ class Appliance:
         """Run cubemastercli with --json and return what it prints, decoded."""
         argv = [str(BIN / "cubemastercli"), "--json", "--endpoint", f"unix://{self.base}/master.sock"]
         done = subprocess.run(
-            (*argv, *arguments), capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False
+            (*argv, *arguments),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            check=False,
         )
         if done.returncode != 0:
             raise RuntimeError(f"cubemastercli {arguments} exited {done.returncode}: {done.stdout}{done.stderr}")
@@ -151,7 +160,7 @@ def appliance(guest_dir: Path, *, pool: int = 2, name: str = "appliance") -> Ite
             "--credentials",
             f"{base}/secrets",
         )
-        subprocess.run((*master, "migrate"), check=True, timeout=60, cwd=ROOT, capture_output=True)
+        subprocess.run((*master, "migrate"), check=True, timeout=60, cwd=ROOT, env=ENVIRONMENT, capture_output=True)
         proxy_files = render_proxy(
             base / "proxy", DOMAIN, master_socket=base / "master.sock", redis_socket=redis.socket
         )
