@@ -125,6 +125,9 @@ class Machines:
                 record, base = self._own_memory(record, template, template.snapshot)
             machine = await self.restore(record, tap, base)
             undo.pop_all()
+        if template.snapshot is None:
+            # The state of the devices has been read.
+            self._records.sweep(machine.record)
         return machine
 
     async def restore(self, record: VmRecord, tap: Tap, snapshot: Snapshot) -> Machine:
