@@ -229,8 +229,6 @@ class CubeVS:
         rules = SandboxRules(
             sandbox_id=sandbox_id,
             allow_domains=policy.allow_domains,
-            allow=policy.allow,
-            deny=policy.deny,
             sandbox_network=self._settings.network,
             denied_networks=self._settings.denied_networks,
         )

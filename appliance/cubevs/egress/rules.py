@@ -14,7 +14,6 @@ from appliance.cubevs.base import HARD_DENIED_NETWORKS
 _MAX_NAME: Final = 253
 # The last label is no number: what reads as an address is none of a name's business.
 _NAME = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,62})\.)*[a-z](?:[a-z0-9-]{0,62})")
-_EVERYTHING: Final = IPv4Network("0.0.0.0/0")
 
 
 class SandboxRules(BaseModel):
@@ -25,8 +24,6 @@ class SandboxRules(BaseModel):
     version: Literal[1] = 1
     sandbox_id: str
     allow_domains: tuple[str, ...]
-    allow: tuple[IPv4Network, ...] = ()
-    deny: tuple[IPv4Network, ...] = ()
     sandbox_network: IPv4Network
     """Where the sandboxes of this node are, none of which may be reached."""
     denied_networks: tuple[IPv4Network, ...] = ()
@@ -44,16 +41,13 @@ class SandboxRules(BaseModel):
     ) -> bool:
         """May the proxy connect to `address` for this sandbox?
 
-        `permitted` are networks that the operator opened to the proxy though they are private or denied.
+        `permitted` are networks that the operator opened to the proxy though they are private or denied. What the
+        tenant denies does not count: a name that is allowed beats that, as an address does.
         """
         never = (*HARD_DENIED_NETWORKS, self.sandbox_network)
         if address in node_addresses or _is_in(address, never):
             return False
-        if not _is_in(address, permitted) and (not address.is_global or _is_in(address, self.denied_networks)):
-            return False
-        # Denying everything is what makes the allowed names an exception; a narrower network is meant as such.
-        denied = (network for network in self.deny if network != _EVERYTHING)
-        return _is_in(address, self.allow) or not _is_in(address, denied)
+        return _is_in(address, permitted) or (address.is_global and not _is_in(address, self.denied_networks))
 
 
 def _is_in(address: IPv4Address, networks: Iterable[IPv4Network]) -> bool:
