@@ -26,7 +26,7 @@ def ruleset(network: IPv4Network, dns_address: IPv4Address | None, *, flows_per_
     The node has one connection table for all: a guest that opens flows without end is stopped at `flows_per_guest`.
     """
     taps = f'"{TAP_PREFIX}*"'
-    dns = f"ip daddr {dns_address} meta l4proto {{ tcp, udp }} th dport 53 accept" if dns_address else "# no DNS"
+    dns = f"ip daddr {dns_address} udp dport 53 accept" if dns_address else "# no DNS for guests"
     proxy = f"ip daddr {network[1]} tcp dport {{ {PROXY_HTTP_PORT}, {PROXY_TLS_PORT} }} accept"
     return f"""\
 table inet cube

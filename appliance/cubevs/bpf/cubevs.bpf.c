@@ -100,7 +100,9 @@ int cube_from_guest(struct __sk_buff *skb)
 		return drop(DROP_UNSUPPORTED_PROTOCOL);
 
 	__be32 destination = packet.ip.daddr;
-	bool dns = destination == GATEWAY_ADDRESS && !icmp && packet.destination_port == DNS_PORT && config->dns_address;
+	/* Not by TCP: no port of the node takes a connection of a guest's. */
+	bool dns = destination == GATEWAY_ADDRESS && packet.ip.protocol == IPPROTO_UDP &&
+		   packet.destination_port == DNS_PORT && config->dns_address;
 	if (dns)
 		destination = config->dns_address;
 
@@ -169,7 +171,7 @@ static __always_inline int error_to_guest(struct __sk_buff *skb, const struct cu
 	if (quoted.ip.saddr != tap->address || !session || session->original)
 		return drop(DROP_NOT_FROM_HOST);
 	if (session->opener == OPENED_BY_GUEST && quoted.ip.daddr == config->dns_address &&
-	    quoted.ip.protocol != IPPROTO_ICMP && quoted.destination_port == DNS_PORT &&
+	    quoted.ip.protocol == IPPROTO_UDP && quoted.destination_port == DNS_PORT &&
 	    replace_quoted(skb, offsetof(struct iphdr, daddr), quoted.ip.daddr, GATEWAY_ADDRESS))
 		return drop(DROP_REWRITE_FAILED);
 	if (replace_quoted(skb, offsetof(struct iphdr, saddr), tap->address, GUEST_ADDRESS) ||
@@ -210,7 +212,8 @@ int cube_to_guest(struct __sk_buff *skb)
 	};
 	struct cube_session *session = find_session(sessions, config, &key);
 	bool answer = session && session->opener == OPENED_BY_GUEST;
-	bool from_dns = packet.ip.saddr == config->dns_address && !icmp && packet.source_port == DNS_PORT;
+	bool from_dns = packet.ip.saddr == config->dns_address && packet.ip.protocol == IPPROTO_UDP &&
+			packet.source_port == DNS_PORT;
 
 	if (is_from_proxy(config, &packet))
 		return return_diverted(skb, config, tap, session, &packet);

@@ -15,6 +15,7 @@ from typing import Final
 
 from tests.support.certificates import tls_contexts
 from tests.support.sandbox_net import ELSEWHERE, OUTSIDE, PRIVATE, Guest, Site
+from tests.support.waiting import eventually
 
 DEADLINE_S: Final = 20
 NAMES: Final = ("example.com", "www.example.com", "a.b.example.com", "other.org", "twice.org")
@@ -42,19 +43,27 @@ async def world(place: Site, directory: Path) -> AsyncIterator[World]:
             await stack.enter_async_context(_serve(place, address, 443, _echo(made, address), server_tls))
             await stack.enter_async_context(_serve(place, address, 80, _answer(made, address)))
         yield made
+    # The sockets of what was aborted are closed in the loop's next rounds.
+    await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
 async def _serve(
     place: Site, address: IPv4Address, port: int, handler: Handler, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[None]:
+    served = 0
+
     async def guarded(reader: StreamReader, writer: StreamWriter) -> None:
+        nonlocal served
+        served += 1
         try:
             await handler(reader, writer)
         except (OSError, asyncio.IncompleteReadError):  # ended early, which is what some tests want
             pass
         finally:
-            writer.close()
+            # At once: `close` would wait for what a client that is gone has to say to the end of TLS.
+            writer.transport.abort()
+            served -= 1
 
     listener = place.listen(address, port)
     listener.setblocking(False)
@@ -63,7 +72,7 @@ async def _serve(
         yield
     finally:
         server.close()
-        await server.wait_closed()
+        await eventually(lambda: served == 0)
 
 
 def _echo(made: World, address: IPv4Address) -> Handler:

@@ -224,11 +224,11 @@ async def test_a_name_that_does_not_resolve_or_answer_is_a_bad_gateway(egress: E
 
 
 async def test_names_can_be_asked_for(egress: Egress, guest: Guest) -> None:
-    egress.names.records["many.example"] = tuple(f"1.2.3.{n}" for n in range(100))
+    egress.names.records["some.example"] = ("1.2.3.4", "1.2.3.5")
     resolver = DnsResolver(GATEWAY_ADDRESS)
     with guest.namespace.entered():  # of all that runs in this thread until the block ends, but it only awaits this
-        assert len(await resolver.addresses("many.example")) == 100
-    assert egress.names.asked == [("udp", "many.example"), ("tcp", "many.example")]
+        assert len(await resolver.addresses("some.example")) == 2
+    assert egress.names.asked == [("udp", "some.example")]
 
 
 async def test_an_address_rule_needs_no_name(egress: Egress, make_guest: MakeGuest, place: Site) -> None:

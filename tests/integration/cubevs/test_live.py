@@ -294,15 +294,6 @@ async def test_dns_is_answered_by_the_node(make_guest: MakeGuest, in_node: Site)
         assert resolver.recv(512) == b"answer to question"
 
 
-async def test_long_answers_of_dns_come_by_tcp(make_guest: MakeGuest, in_node: Site) -> None:
-    _, guest = await make_guest()
-    with listen(IPv4Address("10.88.0.1"), 53) as server, guest.connect(GATEWAY_ADDRESS, 53) as resolver:
-        connection, _ = server.accept()
-        with connection:
-            connection.settimeout(5)
-            assert transfer(connection, resolver, MEBIBYTE) == MEBIBYTE
-
-
 async def test_no_dns_without_internet(make_guest: MakeGuest, switch: CubeVS, in_node: Site) -> None:
     _, guest = await make_guest(EgressPolicy(allow_internet=False))
     before = await switch.drops()
