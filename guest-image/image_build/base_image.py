@@ -17,7 +17,6 @@ RUN = RunConfig(
         "LANG": "C.UTF-8",
     },
     user="user",
-    working_dir="/home/user",
 )
 
 

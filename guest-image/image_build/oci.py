@@ -38,7 +38,7 @@ class RunConfig:
 
     env: Mapping[str, str]
     user: str
-    working_dir: str
+    """Of whom it starts in the home: there is no other working directory."""
     cmd: Sequence[str] = ()
 
 
@@ -75,7 +75,6 @@ def image_config(layers: Sequence[LayerFile], run: RunConfig) -> dict[str, objec
         "config": {
             "Env": [f"{name}={value}" for name, value in run.env.items()],
             "User": run.user,
-            "WorkingDir": run.working_dir,
             **command,
         },
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.sha256}" for layer in layers]},

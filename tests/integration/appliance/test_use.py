@@ -129,7 +129,7 @@ def test_commands_have_users_variables_and_directories(site: Site) -> None:
     )
     assert answer == {
         "user": "user\n/home/user",
-        "root": "root\n/home/user",
+        "root": "root\n/root",
         "sudo": "root",
         "environment": "one call two",
         "later": "one create",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from image_build import oci
 
-RUN = oci.RunConfig(env={"PATH": "/bin", "LANG": "C.UTF-8"}, user="user", working_dir="/home/user", cmd=("/start",))
+RUN = oci.RunConfig(env={"PATH": "/bin", "LANG": "C.UTF-8"}, user="user", cmd=("/start",))
 
 
 def layer(path: Path) -> oci.LayerFile:
@@ -35,11 +35,11 @@ def test_skopeo_reads_the_layout_and_its_configuration(tmp_path: Path) -> None:
     )
     config = json.loads(inspected.stdout)["config"]
     assert config["Env"] == ["PATH=/bin", "LANG=C.UTF-8"]
-    assert (config["User"], config["WorkingDir"], config["Cmd"]) == ("user", "/home/user", ["/start"])
+    assert (config["User"], config["Cmd"]) == ("user", ["/start"])
 
 
 def test_an_image_without_command_says_none(tmp_path: Path) -> None:
-    run = oci.RunConfig(env={}, user="user", working_dir="/")
+    run = oci.RunConfig(env={}, user="user")
     config = oci.image_config([layer(tmp_path / "l.tar")], run)["config"]
     assert isinstance(config, dict)
     assert "Cmd" not in config
