@@ -49,7 +49,7 @@ class TinyImage:
         tree, tar = directory / f"{self.name}.tree", directory / f"{self.name}.tar"
         self.make(tree)
         layer_tar.pack_added(tree, tar, present=frozenset(), image=self.name)
-        run = oci.RunConfig(env={"PATH": "/usr/bin:/bin"}, user="root", working_dir="/")
+        run = oci.RunConfig(env={"PATH": "/usr/bin:/bin"}, user="root")
         return oci.write_layout(directory / self.name, layers=[oci.layer_file(tar, self.name)], run=run, tag="latest")
 
 
