@@ -61,13 +61,15 @@ warm_page_cache
 start_server
 while true; do
     wait -n "$jupyter" "$server"
-    sleep "$restart_delay"
     if ! kill -0 "$jupyter" 2>/dev/null; then
+        # Before the delay: it must not be healthy to whoever waits until all is back.
         kill -9 "$server" 2>/dev/null
         wait "$server" 2>/dev/null
+        sleep "$restart_delay"
         start_jupyter
         start_server
     elif ! kill -0 "$server" 2>/dev/null; then
+        sleep "$restart_delay"
         start_server
     fi
 done

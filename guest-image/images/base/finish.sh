@@ -6,6 +6,9 @@ root=$1
 chroot "$root" useradd --uid 1000 --user-group --create-home --shell /bin/bash user
 chmod 0440 "$root/etc/sudoers.d/user"
 
+# A cell may work there, as in E2B's image, where cells are root's. It keeps no secret: `user` has sudo.
+chmod 0755 "$root/root"
+
 # Debian keeps pip away from its own Python; a sandbox is thrown away, and E2B's image lets `pip install` through.
 rm "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
 

@@ -78,6 +78,7 @@ def test_user_owns_its_home_and_may_do_everything(base: Mapping[str, tarfile.Tar
     # sudo ignores a file that others may write.
     assert base["etc/sudoers.d/user"].mode == 0o440
     assert base["usr/bin/sudo"].mode & 0o4000
+    assert base["root"].mode == 0o755, "cells may work there"
 
 
 def test_pip_may_install_and_apt_has_sources(base: Mapping[str, tarfile.TarInfo]) -> None:
