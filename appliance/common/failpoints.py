@@ -50,5 +50,5 @@ def _stand_still(file: Path) -> None:
     """Block until the test writes the file again. All of the process stands still: nothing reacts to what it does."""
     give_up = time.monotonic() + _HOLD_LIMIT_S
     while not file.exists() and time.monotonic() < give_up:
-        time.sleep(0.01)
+        time.sleep(0.01)  # blocks the event loop, which is what is asked for
     file.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ def remove_tree(path: Path) -> None:
     try:
         shutil.rmtree(path)
     except OSError as error:
+        # The rest of it: one file that stays keeps no other. What did stay is logged below.
         shutil.rmtree(path, ignore_errors=True)
         if os.path.lexists(path):
             log.warning("directory_not_removed", path=str(path), error=f"{error.filename}: {error.strerror}")

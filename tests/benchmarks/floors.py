@@ -120,6 +120,7 @@ class Floors:
                     return _ms_since(begun)
                 finally:
                     await self._driver.stop(vm)
+                    # A save that failed left none, and its own error is the one to see.
                     shutil.rmtree(spec.runtime_dir / "saved", ignore_errors=True)
 
     async def _resumed(self, vm: VmProcess, agent: GuestClient, begun: float) -> float:

@@ -53,7 +53,7 @@ class MasterProcess:
         while subprocess.run(health, capture_output=True, timeout=30, check=False).returncode != 0:
             if self._process.poll() is not None or time.monotonic() > give_up:
                 raise RuntimeError(f"CubeMaster did not start:\n{self.said()}")
-            time.sleep(0.02)
+            time.sleep(0.02)  # tests start it from threads and fixtures that no event loop waits for
 
     def stop(self) -> None:
         self.failpoint.unlink(missing_ok=True)

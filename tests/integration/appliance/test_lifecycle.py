@@ -131,7 +131,7 @@ def test_a_sandbox_that_was_rolled_back_is_what_it_was_behind_the_same_name(site
             try:
                 undone.wait()
                 cut = False
-            except Exception:
+            except Exception:  # which of them the SDK makes of a reset depends on when it hears of it
                 cut = True
             rounds.append({
                 "status": status, "same": body["sandboxID"] == sandbox.sandbox_id, "cut": cut,

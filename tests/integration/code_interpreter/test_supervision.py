@@ -37,7 +37,7 @@ def wait_for_child(process: int, name: str) -> None:
         with suppress(LookupError, FileNotFoundError):
             child_process(process, name)
             return
-        time.sleep(0.05)
+        time.sleep(0.05)  # another's child tells nobody that it is there
     raise TimeoutError(name)
 
 

@@ -47,8 +47,8 @@ class GuestSlots:
     def mount(self, slot: int, path: str) -> None:
         try:
             device = self._device(slot)
-            os.makedirs(path, exist_ok=True)  # noqa: PTH103 - plain strings on this path
-            if os.stat(path).st_dev == self._number(device):  # noqa: PTH116
+            Path(path).mkdir(parents=True, exist_ok=True)
+            if Path(path).stat().st_dev == self._number(device):
                 return
             _forget_cached(str(self._devices / device))
             _mount(str(self._devices / device), path)

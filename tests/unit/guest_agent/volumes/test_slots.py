@@ -18,7 +18,7 @@ def add_disk(blocks: Path, name: str, *, read_only: bool, number: str) -> None:
 @pytest.fixture
 def blocks(tmp_path: Path) -> Path:
     """A machine with an agent's disk, a writable one, a layer and two slots; the first is `mounted` at tmp_path."""
-    device = os.stat(tmp_path).st_dev  # noqa: PTH116
+    device = tmp_path.stat().st_dev
     blocks = tmp_path / "block"
     add_disk(blocks, "vda", read_only=True, number="254:0")
     add_disk(blocks, "vdb", read_only=False, number="254:16")
