@@ -20,15 +20,13 @@ import aiohttp
 from yarl import URL
 
 from appliance.clients.guest_logs import MAX_PAGE_BYTES, GuestLogPage, LogCursor, parse_log_end, parse_log_page
+from appliance.clients.guest_reports import Usage, parse_environment, parse_usage
 from appliance.domain.errors import GuestFailure, GuestRefused
 
 AGENT_PORT = 49983
 _MAX_ENVELOPE_BYTES = 1 << 20
 _END_OF_STREAM = 0x02
 _MAX_METRICS_BYTES = 4096
-_MAX_PROCESSORS = 1024
-_MAX_SIZE = 1 << 53
-"""Beyond this, JavaScript's numbers are no longer exact."""
 # A stopped guest's clock stands still, so its side of an idle connection never times out; neither must ours.
 _KEEPALIVE_S = 7 * 24 * 3600
 
@@ -61,49 +59,6 @@ class ExecResult:
     stdout: str
     """At most `max_output_bytes`, cut at the end."""
     stderr: str
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a guest says it uses; sizes in bytes."""
-
-    cpu_count: int
-    cpu_used_pct: float
-    """0 to 100 for each processor."""
-    memory_used: int
-    memory_total: int
-    memory_cache: int
-    disk_used: int
-    disk_total: int
-
-
-def parse_usage(payload: bytes) -> Usage:
-    """Return the usage that an agent reports, or raise GuestFailure where its numbers cannot be."""
-    try:
-        report = json.loads(payload)
-        cpu_count, cpu_used_pct = report["cpu_count"], report["cpu_used_pct"]
-        sizes = [report[key] for key in ("mem_used", "mem_total", "mem_cache", "disk_used", "disk_total")]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise GuestFailure(f"the guest agent's metrics make no sense: {type(error).__name__}") from error
-    if not (type(cpu_count) is int and 1 <= cpu_count <= _MAX_PROCESSORS):
-        raise GuestFailure("the guest agent reports an impossible number of processors")
-    # A comparison with NaN is false.
-    if type(cpu_used_pct) not in (int, float) or not 0 <= cpu_used_pct <= 100 * cpu_count:
-        raise GuestFailure("the guest agent reports an impossible use of processors")
-    if not all(type(size) is int and 0 <= size <= _MAX_SIZE for size in sizes):
-        raise GuestFailure("the guest agent reports an impossible size")
-    return Usage(cpu_count, float(cpu_used_pct), *sizes)
-
-
-def parse_environment(payload: bytes) -> dict[str, str]:
-    """Return the environment that an agent reports, or raise GuestFailure where it is none."""
-    try:
-        environment = json.loads(payload)["envVars"]
-        if all(isinstance(value, str) for value in environment.values()):
-            return dict(environment)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise GuestFailure(f"the guest agent's environment makes no sense: {type(error).__name__}") from error
-    raise GuestFailure("the guest agent's environment has values that are no text")
 
 
 class GuestClient:

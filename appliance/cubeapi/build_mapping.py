@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from appliance.contracts import e2b, templates
+from appliance.contracts import e2b_templates as e2b
+from appliance.contracts import templates
 from appliance.contracts.master import ResolvedKey
 from appliance.contracts.node import RegistryLogin
 from appliance.cubeapi import mapping

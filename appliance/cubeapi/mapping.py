@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from urllib.parse import unquote
 from uuid import UUID
 
-from appliance.contracts import e2b, master, templates
+from appliance.contracts import e2b, e2b_templates, master, templates
 from appliance.contracts.node import BuildLogEntry, MetricSample, OnTimeout
 from appliance.contracts.volumes import VolumeMount
 from appliance.domain.errors import InvalidRequest
@@ -279,13 +279,15 @@ def metadata_filter(query: str) -> dict[str, str]:
     return pairs
 
 
-def template(view: templates.TemplateView) -> e2b.Template:
-    return e2b.Template.model_validate(_template(view))
+def template(view: templates.TemplateView) -> e2b_templates.Template:
+    return e2b_templates.Template.model_validate(_template(view))
 
 
-def template_with_builds(view: templates.TemplateView, builds: Sequence[templates.BuildView]) -> e2b.TemplateWithBuilds:
+def template_with_builds(
+    view: templates.TemplateView, builds: Sequence[templates.BuildView]
+) -> e2b_templates.TemplateWithBuilds:
     shown = tuple(_template_build(build) for build in builds)
-    return e2b.TemplateWithBuilds.model_validate({**_template(view), "builds": shown})
+    return e2b_templates.TemplateWithBuilds.model_validate({**_template(view), "builds": shown})
 
 
 def template_names(view: templates.TemplateView) -> tuple[str, ...]:
@@ -313,8 +315,8 @@ def _template(view: templates.TemplateView) -> dict[str, object]:
     }
 
 
-def _template_build(view: templates.BuildView) -> e2b.TemplateBuild:
-    return e2b.TemplateBuild(
+def _template_build(view: templates.BuildView) -> e2b_templates.TemplateBuild:
+    return e2b_templates.TemplateBuild(
         buildID=view.build_id,
         status=view.status.value,
         createdAt=view.created_at,
@@ -335,13 +337,13 @@ def build_id(path: str) -> str:
         raise InvalidRequest("Invalid build id") from error
 
 
-def build_info(view: templates.BuildView) -> e2b.TemplateBuildInfo:
+def build_info(view: templates.BuildView) -> e2b_templates.TemplateBuildInfo:
     entries = tuple(build_log_entry(entry) for entry in view.logs)
     reason = None
     if view.reason is not None:
         about = tuple(build_log_entry(entry) for entry in view.reason_logs)
-        reason = e2b.BuildReason(message=view.reason, step=view.step, logEntries=about)
-    return e2b.TemplateBuildInfo(
+        reason = e2b_templates.BuildReason(message=view.reason, step=view.step, logEntries=about)
+    return e2b_templates.TemplateBuildInfo(
         templateID=view.template_id,
         buildID=view.build_id,
         status=view.status.value,
@@ -351,10 +353,10 @@ def build_info(view: templates.BuildView) -> e2b.TemplateBuildInfo:
     )
 
 
-def build_log_entry(entry: BuildLogEntry) -> e2b.BuildLogEntry:
+def build_log_entry(entry: BuildLogEntry) -> e2b_templates.BuildLogEntry:
     # Levels come from nodes, in words; clients know four.
     level = _LEVELS.get(entry.level, "info")
-    return e2b.BuildLogEntry(timestamp=entry.timestamp, message=entry.message, level=level, step=entry.step)
+    return e2b_templates.BuildLogEntry(timestamp=entry.timestamp, message=entry.message, level=level, step=entry.step)
 
 
 def instant(milliseconds: int | None) -> datetime | None:

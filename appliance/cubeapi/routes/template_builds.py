@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Response
 
 from appliance.clients.master import MasterClient
-from appliance.contracts import e2b
+from appliance.contracts import e2b, e2b_templates
 from appliance.contracts.master import ResolvedKey
 from appliance.cubeapi import build_mapping, mapping
 from appliance.cubeapi.auth import Authenticator
@@ -20,7 +20,7 @@ def router(master: MasterClient, authenticate: Authenticator) -> APIRouter:
 
     @routes.post("/v2/templates/{template_id:path}/builds/{path_id}", status_code=202)
     async def start(
-        template_id: str, path_id: str, body: e2b.TemplateBuildStart, key: Annotated[ResolvedKey, key_of]
+        template_id: str, path_id: str, body: e2b_templates.TemplateBuildStart, key: Annotated[ResolvedKey, key_of]
     ) -> Response:
         build = build_mapping.build_start(body, template_id=template_id, team_id=key.team_id)
         await master.start_build(mapping.build_id(path_id), build)
@@ -34,7 +34,7 @@ def router(master: MasterClient, authenticate: Authenticator) -> APIRouter:
         offset: Annotated[int, Query(alias="logsOffset", ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=100)] = 100,
         level: e2b.LogLevel | None = None,
-    ) -> e2b.TemplateBuildInfo:
+    ) -> e2b_templates.TemplateBuildInfo:
         build_id = mapping.build_id(path_id)
         view = await master.get_build(
             build_id, log_offset=offset, log_limit=limit, log_level=level, team_id=key.team_id
@@ -54,7 +54,7 @@ def router(master: MasterClient, authenticate: Authenticator) -> APIRouter:
         level: e2b.LogLevel | None = None,
         # E2B keeps a build's log in two places and lets a client choose. Here both names mean the one there is.
         source: Literal["temporary", "persistent"] | None = None,
-    ) -> e2b.TemplateBuildLogs:
+    ) -> e2b_templates.TemplateBuildLogs:
         entries = await master.get_build_logs(
             mapping.build_id(path_id),
             at=mapping.instant(cursor),
@@ -64,6 +64,6 @@ def router(master: MasterClient, authenticate: Authenticator) -> APIRouter:
             template_id=template_id,
             team_id=key.team_id,
         )
-        return e2b.TemplateBuildLogs(logs=tuple(mapping.build_log_entry(entry) for entry in entries))
+        return e2b_templates.TemplateBuildLogs(logs=tuple(mapping.build_log_entry(entry) for entry in entries))
 
     return routes

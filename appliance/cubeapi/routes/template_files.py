@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from appliance.clients.master import MasterClient
-from appliance.contracts import e2b
+from appliance.contracts import e2b_templates as e2b
 from appliance.contracts.master import ResolvedKey
 from appliance.cubeapi.auth import Authenticator
 from appliance.cubeapi.base_url import base_url

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from appliance.clients.master import MasterClient
-from appliance.contracts import e2b
+from appliance.contracts import e2b_templates as e2b
 from appliance.contracts import templates as internal
 from appliance.contracts.master import ResolvedKey
 from appliance.cubeapi import build_mapping, mapping

@@ -17,7 +17,8 @@ from typing import Protocol
 
 import structlog
 
-from appliance.clients.guest import GuestClient, Usage
+from appliance.clients.guest import GuestClient
+from appliance.clients.guest_reports import Usage
 from appliance.common.clock import Clock
 from appliance.cubelet.runtime import Stage, VmRecord
 from appliance.cubelet.services.log_collector import LogCollector

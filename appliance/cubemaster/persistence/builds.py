@@ -6,17 +6,15 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
+from appliance.cubemaster.persistence.build_rows import read_build, spec_columns, steps_column
 from appliance.cubemaster.persistence.paging import PagePosition, newest_first
 from appliance.cubemaster.persistence.tables import build_logs, builds, replicas, template_files, templates
-from appliance.domain.build_steps import BuildStep, StepType
-from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId
-from appliance.domain.placement import Resources
-from appliance.domain.template import Build, BuildSpec, BuildStatus, Replica, ReplicaState
+from appliance.domain.ids import BuildId, NodeId, TeamId, TemplateId
+from appliance.domain.template import Build, BuildStatus, Replica, ReplicaState
 
 _LOG = select(build_logs.c.at, build_logs.c.level, build_logs.c.message, build_logs.c.step)
 _ACTIVE = (BuildStatus.WAITING, BuildStatus.BUILDING)
@@ -62,7 +60,7 @@ class BuildRepository:
                 "source_sandbox_id": build.source_sandbox_id,
                 "created_at": build.created_at,
                 "started_at": build.started_at,
-                **_spec_columns(build.spec),
+                **spec_columns(build.spec),
             },
         )
 
@@ -71,7 +69,7 @@ class BuildRepository:
         result = self._connection.execute(
             update(builds)
             .where(builds.c.build_id == build.build_id, builds.c.status == BuildStatus.WAITING)
-            .values(status=build.status, started_at=build.started_at, **_spec_columns(build.spec))
+            .values(status=build.status, started_at=build.started_at, **spec_columns(build.spec))
         )
         return result.rowcount == 1
 
@@ -163,7 +161,7 @@ class BuildRepository:
                 finished_at=build.finished_at,
                 registry_username=login[0] if login else None,
                 registry_password=login[1] if login else None,
-                steps=_steps_column(build.spec.steps),
+                steps=steps_column(build.spec.steps),
                 lease_token=None,
                 lease_until=None,
             )
@@ -338,70 +336,3 @@ class BuildRepository:
             .where(or_(templates.c.deleted_at.is_not(None), replicas.c.state == ReplicaState.DELETING))
         )
         return [HeldBuild(NodeId(node), TemplateId(template), BuildId(build)) for node, template, build in rows]
-
-
-def _spec_columns(spec: BuildSpec) -> dict[str, object]:
-    username, password = spec.registry_login or (None, None)
-    return {
-        "image": spec.image,
-        "from_build": spec.from_build,
-        "registry_username": username,
-        "registry_password": password,
-        "steps": _steps_column(spec.steps),
-        "force": spec.force,
-        "vcpus": spec.resources.vcpus,
-        "memory_mib": spec.resources.memory_mib,
-        "writable_layer_mib": spec.writable_layer_mib,
-        "start_cmd": spec.start_cmd,
-        "ready_cmd": spec.ready_cmd,
-        "probe_port": spec.probe_port,
-        "exposed_ports": list(spec.exposed_ports),
-    }
-
-
-def _steps_column(steps: Sequence[BuildStep] | None) -> list[dict[str, object]] | None:
-    if steps is None:
-        return None
-    return [
-        {"type": one.type, "args": list(one.args), "files_hash": one.files_hash, "force": one.force} for one in steps
-    ]
-
-
-def _steps(column: list[dict[str, Any]] | None) -> tuple[BuildStep, ...] | None:
-    if column is None:
-        return None
-    return tuple(
-        BuildStep(StepType(one["type"]), tuple(one["args"]), files_hash=one["files_hash"], force=one["force"])
-        for one in column
-    )
-
-
-def read_build(row: Row[tuple[object, ...]]) -> Build:
-    """Return the build in the columns of `builds` that `row` has."""
-    return Build(
-        build_id=BuildId(row.build_id),
-        template_id=TemplateId(row.template_id),
-        tags=tuple(row.tags),
-        status=BuildStatus(row.status),
-        spec=BuildSpec(
-            image=row.image,
-            registry_login=(row.registry_username, row.registry_password) if row.registry_username else None,
-            resources=Resources(row.vcpus, row.memory_mib),
-            writable_layer_mib=row.writable_layer_mib,
-            from_build=BuildId(row.from_build) if row.from_build else None,
-            steps=_steps(row.steps),
-            force=row.force,
-            start_cmd=row.start_cmd,
-            ready_cmd=row.ready_cmd,
-            probe_port=row.probe_port,
-            exposed_ports=tuple(row.exposed_ports),
-        ),
-        created_at=row.created_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        reason=row.reason,
-        step=row.step,
-        disk_size_mib=row.disk_size_mib,
-        envd_version=row.envd_version,
-        source_sandbox_id=SandboxId(row.source_sandbox_id) if row.source_sandbox_id else None,
-    )

@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Select, and_, func, insert, or_, select, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
-from appliance.cubemaster.persistence.builds import read_build
+from appliance.cubemaster.persistence.build_rows import read_build
 from appliance.cubemaster.persistence.paging import PagePosition, newest_first
 from appliance.cubemaster.persistence.tables import (
     builds,

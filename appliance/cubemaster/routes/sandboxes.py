@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Response
 from appliance.contracts.master import NewEgress, NewSandbox, NewTimeout, SandboxPage
 from appliance.cubemaster.mapping import aware, cursor_of, position_of, sandbox_network, sandbox_view
 from appliance.cubemaster.persistence.sandboxes import SandboxFilter
-from appliance.cubemaster.services.sandboxes import SandboxService, Wish
+from appliance.cubemaster.services.intents import Wish
+from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import TeamId

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
@@ -20,9 +20,9 @@ from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.sandboxes import DuplicateIdempotencyKey, Position, SandboxFilter
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
-from appliance.cubemaster.services.catalogue import Catalogue, StartableTemplate
+from appliance.cubemaster.services.catalogue import Catalogue
 from appliance.cubemaster.services.endings import Endings
-from appliance.cubemaster.services.mounts import attach, find_mounts
+from appliance.cubemaster.services.intents import Wish, intend
 from appliance.cubemaster.services.node_clients import NodeClients, naming
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
@@ -40,12 +40,10 @@ from appliance.domain.errors import (
     TemplateNotFound,
     Unavailable,
 )
-from appliance.domain.ids import BuildId, NodeId, TeamId, TemplateId, new_sandbox_id
-from appliance.domain.network import SandboxNetwork, check_network
-from appliance.domain.placement import Candidate, only, rank
+from appliance.domain.ids import BuildId, TemplateId
+from appliance.domain.network import check_network
 from appliance.domain.sandbox import AWAKE, REACHED, EndReason, OnTimeout, Sandbox, SandboxState
 from appliance.domain.template import Build
-from appliance.domain.volume import Mount, WantedMount
 
 log = structlog.get_logger()
 
@@ -56,23 +54,6 @@ _EGRESS_ATTEMPTS = 5
 _NEARLY_OVER = timedelta(seconds=5)
 """So close to its end a sandbox may have been paused by its node, whose clock is another one."""
 _GOING = frozenset({SandboxState.KILLING, SandboxState.ENDED})
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A sandbox somebody wants."""
-
-    team_id: TeamId
-    template: str
-    timeout: timedelta
-    metadata: Mapping[str, str]
-    env_vars: Mapping[str, str]
-    secure: bool
-    network: SandboxNetwork
-    on_timeout: OnTimeout
-    auto_resume: bool
-    volumes: tuple[WantedMount, ...]
-    idempotency_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +259,9 @@ class SandboxService:
 
     async def _create(self, wish: Wish) -> Sandbox:
         started = time.perf_counter()
-        sandbox = await self._database.transact(lambda uow: self._intend(uow, wish))
+        sandbox = await self._database.transact(
+            lambda uow: intend(uow, wish, catalogue=self._catalogue, quota=self._quota, now=self._clock.now())
+        )
         intended = time.perf_counter()
         made = await self._start_on_node(
             sandbox, template_id=sandbox.template_id, build_id=sandbox.build_id, env_vars=wish.env_vars
@@ -293,37 +276,6 @@ class SandboxService:
         ):
             self._metrics.create_seconds.labels(stage=stage).observe(seconds)
         return running
-
-    def _intend(self, uow: UnitOfWork, wish: Wish) -> Sandbox:
-        """Write the row that says a sandbox shall be, together with the resources it takes."""
-        template = self._catalogue.startable(uow, wish.template, team_id=wish.team_id)
-        candidates: Sequence[Candidate] = uow.nodes.candidates(template.build_id)
-        found = None
-        if wish.volumes:
-            uow.keys.lock_team(wish.team_id)
-            found = find_mounts(uow, wish.volumes, team_id=wish.team_id)
-            candidates = only(found.node_id, candidates)
-        ranked = rank(template.resources, disk_mib=template.writable_layer_mib, candidates=candidates)
-        sandbox = _intended(
-            wish,
-            template,
-            node_id=ranked[0].node_id,
-            volumes=found.mounts if found else (),
-            now=self._clock.now(),
-        )
-        uow.keys.lock_team(wish.team_id)
-        # The row first, the node's counters last: every create on a node queues for the latter until it commits.
-        uow.sandboxes.add(sandbox, idempotency_key=wish.idempotency_key)
-        if found:
-            attach(uow, found, sandbox.sandbox_id)
-        self._quota.check(uow, wish.team_id)
-        for candidate in ranked:
-            if candidate.node_id != sandbox.node_id:
-                sandbox = replace(sandbox, node_id=candidate.node_id)
-                uow.sandboxes.move(sandbox.sandbox_id, sandbox.node_id)
-            if uow.nodes.reserve(sandbox.node_id, template.resources, build_id=template.build_id):
-                return sandbox
-        raise NoCapacity("other sandboxes took the last free resources; try again, or add a node")
 
     async def _start_on_node(
         self, sandbox: Sandbox, *, template_id: TemplateId, build_id: BuildId, env_vars: Mapping[str, str]
@@ -417,28 +369,3 @@ class SandboxService:
         with naming(sandbox.node_id):
             client = await self._nodes.get(sandbox.node_id)
             await client.delete_sandbox(sandbox.sandbox_id)
-
-
-def _intended(
-    wish: Wish, template: StartableTemplate, *, node_id: NodeId, volumes: tuple[Mount, ...], now: datetime
-) -> Sandbox:
-    return Sandbox(
-        sandbox_id=new_sandbox_id(),
-        team_id=wish.team_id,
-        template_id=template.template_id,
-        build_id=template.build_id,
-        alias=template.alias,
-        node_id=node_id,
-        state=SandboxState.CREATING,
-        resources=template.resources,
-        disk_size_mib=template.disk_size_mib,
-        envd_version=template.envd_version,
-        secure=wish.secure,
-        network=wish.network,
-        volumes=volumes,
-        started_at=now,
-        end_at=now + wish.timeout,
-        metadata=wish.metadata,
-        on_timeout=wish.on_timeout,
-        auto_resume=wish.auto_resume,
-    )

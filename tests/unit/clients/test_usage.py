@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from appliance.clients.guest import Usage, parse_usage
+from appliance.clients.guest_reports import Usage, parse_usage
 from appliance.domain.errors import GuestFailure
 from guest_agent.logs.ring import LogRing
 from guest_agent.metrics import Metrics
