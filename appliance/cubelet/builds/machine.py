@@ -96,7 +96,7 @@ class BuildMachines:
             boot_id=self._machines.boot_id,
             stage=Stage.PREPARING,
         )
-        self._machines.create_record(record)
+        await self._machines.create_record(record, tap)
         # From here on one call frees tap, process, runtime directory and record, now or after a restart.
         undo.push_async_callback(self._machines.destroy_newest, vm_id)
         # Steps and start commands may download; the fixed denials of CubeVS hold for builds as for sandboxes.

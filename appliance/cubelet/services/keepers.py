@@ -25,7 +25,7 @@ from appliance.cubelet.services.booting import Boots
 from appliance.cubelet.services.machines import Machines, behind, guest_disks, new_vm_id, volume_slots
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.volume_store import Volume
-from appliance.domain.errors import CubeError, GuestFailure, NoKeeper, VolumeInUse
+from appliance.domain.errors import CubeError, GuestFailure, NodeFailure, NoKeeper, VolumeInUse
 from appliance.domain.ids import BuildId, TemplateId, VolumeId
 from appliance.hypervisor.base import Confinement, Hypervisor, VmSpec
 from appliance.storage.base import DiskStore
@@ -198,6 +198,12 @@ class Keepers:
         except CubeError as error:
             log.warning("keeper_failed", volume_id=keeper.volume.volume_id, error=error.message)
             keeper.failure = error
+        except Exception as error:
+            # Its callers would take it for one that a sandbox has taken away.
+            keeper.failure = NodeFailure(
+                f"the volume cannot be served: {type(error).__name__}; see `journalctl -u cubelet`"
+            )
+            raise
 
     async def _boot(self, volume: Volume) -> _Machine:
         async with AsyncExitStack() as undo:
@@ -212,7 +218,7 @@ class Keepers:
                 stage=Stage.PREPARING,
                 **behind(tap),
             )
-            self._machines.create_record(record)
+            await self._machines.create_record(record, tap)
             # From here on one call frees tap, process, directories and record, now or after a restart.
             undo.push_async_callback(self._machines.destroy_newest, vm_id)
             upper = self._records.upper(vm_id)

@@ -284,8 +284,13 @@ class Machines:
     def boot_id(self) -> str:
         return self._boot_id
 
-    def create_record(self, record: VmRecord) -> None:
-        self._records.create(record)
+    async def create_record(self, record: VmRecord, tap: Tap) -> None:
+        """Write the first record of a VM behind `tap`, which is free again where that fails."""
+        try:
+            self._records.create(record)
+        except BaseException:
+            await asyncio.shield(self._taps.release(tap))
+            raise
 
     def save(self, record: VmRecord) -> VmRecord:
         self._records.save(record)
