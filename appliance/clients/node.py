@@ -17,7 +17,6 @@ from appliance.contracts.node import (
     CreateSandbox,
     Deadline,
     MetricSample,
-    NetworkPolicy,
     NodeSandbox,
     NodeStatus,
     Pause,
@@ -27,6 +26,7 @@ from appliance.contracts.node import (
     Snapshot,
     SnapshotTaken,
 )
+from appliance.contracts.node_network import NetworkPolicy
 
 _SAMPLES = TypeAdapter(list[MetricSample])
 _LATEST = TypeAdapter(dict[str, MetricSample])

@@ -33,6 +33,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from appliance.contracts.node_network import NetworkPolicy
 from appliance.contracts.node_volumes import NodeVolumeMount
 
 
@@ -126,17 +127,6 @@ class BuildProgress(_Wire):
     disk_size_mib: int | None = None
     envd_version: str | None = None
     layers: tuple[str, ...] = ()
-
-
-class NetworkPolicy(_Wire):
-    allow_internet: bool = True
-    allow_out: tuple[str, ...] = ()
-    """IPv4 addresses and networks in CIDR form that the guest may reach; they beat `deny_out`."""
-    deny_out: tuple[str, ...] = ()
-    allow_domains: tuple[str, ...] = ()
-    """`example.com`, `*.example.com` or `*`: what else the guest may reach, by TLS on port 443 and HTTP on 80."""
-    revision: str = ""
-    """What CubeMaster calls these rules. The node says it of a sandbox once they are in force."""
 
 
 class OnTimeout(StrEnum):

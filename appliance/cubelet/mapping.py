@@ -5,15 +5,16 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Sequence
 
+from appliance.contracts import node_network
 from appliance.contracts.node import (
     CreateSandbox,
     MetricSample,
-    NetworkPolicy,
     NodeSandbox,
     NodeSandboxState,
     Resume,
     Rollback,
 )
+from appliance.contracts.node_network import NetworkPolicy
 from appliance.contracts.node_volumes import MAX_VOLUMES, NodeVolume, NodeVolumeMount
 from appliance.cubelet.runtime import AttachedVolume, Stage, VmRecord
 from appliance.cubelet.services.resuming import Wanted
@@ -22,6 +23,7 @@ from appliance.cubelet.services.sampler import Sample
 from appliance.cubelet.services.sandboxes import NewSandbox
 from appliance.cubelet.services.volume_store import Volume
 from appliance.cubevs.base import EgressPolicy
+from appliance.domain.egress import HeaderRule, Tunnel, TunnelTls
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import BuildId, SandboxId, VolumeId
 from appliance.domain.network import parse_domains, parse_networks
@@ -91,8 +93,16 @@ def egress_policy(network: NetworkPolicy) -> EgressPolicy:
         allow=parse_networks(network.allow_out, kind="allowed address"),
         deny=parse_networks(network.deny_out, kind="denied CIDR"),
         allow_domains=parse_domains(network.allow_domains),
+        name_service=network.name_service,
+        header_rules=tuple(HeaderRule(one.domain, one.headers, one.refusal) for one in network.header_rules),
+        tunnel=None if network.tunnel is None else _tunnel(network.tunnel),
         revision=network.revision,
     )
+
+
+def _tunnel(tunnel: node_network.Tunnel) -> Tunnel:
+    tls = None if tunnel.tls is None else TunnelTls(tunnel.tls.server_name, tunnel.tls.ca_cert)
+    return Tunnel(host=tunnel.host, port=tunnel.port, username=tunnel.username, password=tunnel.password, tls=tls)
 
 
 def node_sandbox(record: VmRecord, *, sampled: bool, changing: bool = False) -> NodeSandbox:

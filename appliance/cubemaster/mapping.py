@@ -15,13 +15,13 @@ from appliance.contracts.node import (
     BuildRequest,
     EndReason,
     HostReport,
-    NetworkPolicy,
     NodeSandbox,
     NodeSandboxState,
     NodeStatus,
     OnTimeout,
     RegistryLogin,
 )
+from appliance.contracts.node_network import NetworkPolicy
 from appliance.contracts.volumes import VolumeMount
 from appliance.cubemaster.persistence.builds import LogEntry
 from appliance.cubemaster.persistence.keys import KeyRecord

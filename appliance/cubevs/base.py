@@ -11,6 +11,7 @@ from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
 from typing import Protocol
 
+from appliance.domain.egress import HeaderRule, Tunnel
 from appliance.domain.ids import SandboxId
 
 GUEST_ADDRESS = IPv4Address("169.254.0.21")
@@ -82,6 +83,12 @@ class EgressPolicy:
     allow_domains: tuple[str, ...] = ()
     """`example.com`, `*.example.com` or `*`, in lower case: what else the guest may ask for by HTTP on port 80 and by
     TLS on port 443. With any, the guest may ask for names too."""
+    name_service: bool = True
+    """Whether a guest that may reach domains or the internet may ask the node for names."""
+    header_rules: tuple[HeaderRule, ...] = ()
+    """At most one a domain. They let nothing pass by themselves."""
+    tunnel: Tunnel | None = None
+    """How TCP leaves that the rest of the policy lets pass. None: from this node."""
     revision: str = ""
     """What whoever made it calls it. The switch has no use for that."""
 

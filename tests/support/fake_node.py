@@ -28,7 +28,6 @@ from appliance.contracts.node import (
     CreateSandbox,
     Deadline,
     MetricSample,
-    NetworkPolicy,
     NodeSandbox,
     NodeSandboxState,
     NodeStatus,
@@ -40,6 +39,7 @@ from appliance.contracts.node import (
     Snapshot,
     SnapshotTaken,
 )
+from appliance.contracts.node_network import NetworkPolicy
 from appliance.cubelet.log_store import LogQuery
 from appliance.domain.errors import BuildNotFound, Conflict, CubeError, SandboxNotFound
 from appliance.domain.template import levels_from

@@ -8,7 +8,6 @@ from appliance.contracts.node import (
     AccessToken,
     CreateSandbox,
     Deadline,
-    NetworkPolicy,
     NodeSandbox,
     Pause,
     Resume,
@@ -16,6 +15,7 @@ from appliance.contracts.node import (
     Snapshot,
     SnapshotTaken,
 )
+from appliance.contracts.node_network import NetworkPolicy
 from appliance.cubelet.mapping import egress_policy, goal, new_sandbox, node_sandbox, wanted
 from appliance.cubelet.runtime import VmRecord
 from appliance.cubelet.services.pausing import Pausing

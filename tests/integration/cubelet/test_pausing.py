@@ -11,7 +11,8 @@ import pytest
 
 from appliance.clients.node import NodeClient
 from appliance.common import failpoints
-from appliance.contracts.node import NetworkPolicy, NodeSandboxState, OnTimeout, Pause, Resume
+from appliance.contracts.node import NodeSandboxState, OnTimeout, Pause, Resume
+from appliance.contracts.node_network import NetworkPolicy
 from appliance.cubelet.runtime import Stage
 from appliance.cubelet.services import resuming
 from appliance.domain.errors import (

@@ -10,7 +10,8 @@ import pytest
 
 from appliance.clients.node import NodeClient
 from appliance.common import failpoints
-from appliance.contracts.node import NetworkPolicy, NodeSandbox, NodeSandboxState, OnTimeout, Pause, Rollback, Snapshot
+from appliance.contracts.node import NodeSandbox, NodeSandboxState, OnTimeout, Pause, Rollback, Snapshot
+from appliance.contracts.node_network import NetworkPolicy
 from appliance.domain.errors import BuildNotFound, Conflict, CubeError, SandboxNotFound
 from appliance.domain.ids import SandboxId
 from appliance.hypervisor.base import VmState

@@ -9,7 +9,7 @@ import hmac
 import pytest
 
 from appliance.contracts.master import NewEgress
-from appliance.contracts.node import NetworkPolicy
+from appliance.contracts.node_network import NetworkPolicy
 from appliance.cubemaster.mapping import node_policy
 from appliance.domain import errors
 from appliance.domain.network import SandboxNetwork
