@@ -23,6 +23,8 @@ GATEWAY_MAC = "02:fc:00:00:00:06"
 # Of the egress proxy, on the node's own address of the sandbox network. Below the range that outgoing connections get.
 PROXY_HTTP_PORT = 10080
 PROXY_TLS_PORT = 10443
+PROXY_TCP_PORT = 10999
+"""For what a guest behind a tunnel sends to any other port."""
 
 HARD_DENIED_NETWORKS = tuple(
     IPv4Network(network)

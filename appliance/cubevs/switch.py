@@ -32,12 +32,13 @@ from appliance.cubevs.base import (
 )
 from appliance.cubevs.egress import rule_files
 from appliance.cubevs.egress.rules import SandboxRules
+from appliance.cubevs.egress.tunnel_rules import TunnelRules
 from appliance.cubevs.kernel import is_bpffs
 from appliance.cubevs.loader import KernelHeaders, Programs, forget_other_programs, load_programs
 from appliance.cubevs.maps import (
-    LAYOUT_VERSION,
     MAX_TAPS,
     ONLY_KEY,
+    PROXIED,
     UNADMITTED,
     Config,
     Maps,
@@ -46,6 +47,8 @@ from appliance.cubevs.maps import (
     PolicyList,
     TapEntry,
     TapFlag,
+    let_read_diverted,
+    maps_directory,
     open_maps,
     pack_index,
     pack_mark,
@@ -85,7 +88,7 @@ class SwitchSettings:
     kernel_headers: KernelHeaders | None = None
     """Where BCC finds kernel headers; None: found under /lib/modules."""
     egress_rules: Path = rule_files.DEFAULT_DIRECTORY
-    """Where the rules by domain are left for the egress proxy."""
+    """Where the rules are left for the egress proxy. The group of the directory is the proxy's."""
     vmm_uid_base: int = 100_000
     """The VMM behind tap N runs as this plus N, who owns the tap: what one VMM owns, another cannot open or signal."""
 
@@ -104,7 +107,6 @@ class CubeVS:
 
     def __init__(self, settings: SwitchSettings) -> None:
         self._settings = settings
-        self._root = settings.bpffs / f"v{LAYOUT_VERSION}"
         self._making = asyncio.Lock()
         self._changing: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)  # by ifindex
         self._started: _Started | None = None
@@ -121,12 +123,13 @@ class CubeVS:
             await firewall.apply(
                 firewall.ruleset(settings.network, settings.dns_address, flows_per_guest=settings.sessions_per_tap)
             )
-            maps = open_maps(self._root / "maps", sessions_per_tap=settings.sessions_per_tap)
+            maps = open_maps(maps_directory(settings.bpffs), sessions_per_tap=settings.sessions_per_tap)
+            self._let_proxy_in()
             replace_set(maps.denied, _denied_keys((*HARD_DENIED_NETWORKS, *settings.denied_networks)))
             replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
             maps.config.put(ONLY_KEY, self._config().pack())
-            programs_root = self._root / "programs"
-            programs = await load_programs(self._root / "maps", programs_root, settings.kernel_headers)
+            programs_root = maps_directory(settings.bpffs).with_name("programs")
+            programs = await load_programs(maps_directory(settings.bpffs), programs_root, settings.kernel_headers)
             if self._started:
                 self._started.programs.close()
             self._started = _Started(maps, programs)
@@ -215,20 +218,24 @@ class CubeVS:
 
     @contextmanager
     def _published(self, tap: Tap, sandbox_id: SandboxId, policy: EgressPolicy) -> Iterator[None]:
-        """Publish the rules by domain while the block switches the programs over. Where it fails, the former ones stay.
+        """Publish the rules for the proxy while the block switches the programs over. Where it fails, the former stay.
 
         The proxy knows the new rules before the programs send it what they are for, and keeps the old no longer than
         they are in force: at no time does it let pass what neither policy allows.
         """
         directory = self._settings.egress_rules
-        if not policy.allow_domains:
+        if not tap_flags(policy) & PROXIED:
             yield
             rule_files.withdraw(directory, tap.address)
             return
         former = rule_files.read(directory, tap.address)
         rules = SandboxRules(
             sandbox_id=sandbox_id,
+            allow_internet=policy.allow_internet,
+            allow=policy.allow,
+            deny=policy.deny,
             allow_domains=policy.allow_domains,
+            tunnel=None if policy.tunnel is None else TunnelRules.of(policy.tunnel),
             sandbox_network=self._settings.network,
             denied_networks=self._settings.denied_networks,
         )
@@ -241,6 +248,14 @@ class CubeVS:
             else:
                 rule_files.publish(directory, tap.address, former)
             raise
+
+    def _let_proxy_in(self) -> None:
+        """Let whoever may read the rules read where flows were sent, too."""
+        try:
+            group = self._settings.egress_rules.stat().st_gid
+        except FileNotFoundError:  # then nobody is admitted under rules for a proxy either
+            return
+        let_read_diverted(self._settings.bpffs, group)
 
     def _require_started(self) -> _Started:
         if self._started is None:
@@ -285,7 +300,7 @@ class CubeVS:
         generations = {unpack_index(key): self._generation(key, maps) for key in known}
         for key in stale_policy(maps.policy.keys(), generations):
             maps.policy.delete(key)
-        admitted = {tap.address for tap in present if TapFlag.BY_DOMAIN in self._entry(tap, maps).flags}
+        admitted = {tap.address for tap in present if self._entry(tap, maps).flags & PROXIED}
         for address in rule_files.published(self._settings.egress_rules) - admitted:
             rule_files.withdraw(self._settings.egress_rules, address)
 
@@ -352,6 +367,12 @@ def tap_flags(policy: EgressPolicy) -> TapFlag:
         flags |= TapFlag.INTERNET
     if policy.allow_domains:
         flags |= TapFlag.BY_DOMAIN
+    if policy.header_rules:
+        flags |= TapFlag.INSPECTED
+    if policy.tunnel is not None:
+        flags |= TapFlag.TUNNELLED
+    if not policy.name_service:
+        flags |= TapFlag.NAMELESS
     return flags
 
 

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from appliance.cubevs.base import HARD_DENIED_NETWORKS
+from appliance.cubevs.egress.tunnel_rules import TunnelRules
 
 _MAX_NAME: Final = 253
 # The last label is no number: what reads as an address is none of a name's business.
@@ -23,7 +24,12 @@ class SandboxRules(BaseModel):
 
     version: Literal[1] = 1
     sandbox_id: str
+    allow_internet: bool = False
+    allow: tuple[IPv4Network, ...] = ()
+    deny: tuple[IPv4Network, ...] = ()
     allow_domains: tuple[str, ...]
+    tunnel: TunnelRules | None = None
+    """How all that passes leaves. None: from this node."""
     sandbox_network: IPv4Network
     """Where the sandboxes of this node are, none of which may be reached."""
     denied_networks: tuple[IPv4Network, ...] = ()
@@ -35,6 +41,15 @@ class SandboxRules(BaseModel):
             pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
             for pattern in self.allow_domains
         )
+
+    def allows_by_address(self, address: IPv4Address, *, node_addresses: Collection[IPv4Address]) -> bool:
+        """May the guest reach `address` whatever it asks for there? Decides as the programs do (policy.h)."""
+        never = (*HARD_DENIED_NETWORKS, self.sandbox_network, *self.denied_networks)
+        if address in node_addresses or _is_in(address, never):
+            return False
+        if _is_in(address, self.allow):
+            return True
+        return self.allow_internet and not _is_in(address, self.deny)
 
     def allows_address(
         self, address: IPv4Address, *, node_addresses: Collection[IPv4Address], permitted: Iterable[IPv4Network]

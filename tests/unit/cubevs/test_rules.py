@@ -92,7 +92,7 @@ def test_the_ruleset_names_the_network_and_dns() -> None:
     text = firewall.ruleset(NETWORK, IPv4Address("10.88.0.1"), flows_per_guest=10)
     assert "ip saddr 10.88.0.0/16 ip saddr != 10.88.0.1" in text
     assert "ip daddr 10.88.0.1 udp dport 53 accept" in text
-    assert "ip daddr 10.88.0.1 tcp dport { 10080, 10443 } accept" in text
+    assert "ip daddr 10.88.0.1 tcp dport { 10080, 10443, 10999 } accept" in text
 
 
 def test_without_dns_the_node_answers_no_questions_of_guests() -> None:
