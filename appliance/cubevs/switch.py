@@ -32,7 +32,6 @@ from appliance.cubevs.base import (
 )
 from appliance.cubevs.egress import rule_files
 from appliance.cubevs.egress.rules import SandboxRules
-from appliance.cubevs.egress.tunnel_rules import TunnelRules
 from appliance.cubevs.kernel import is_bpffs
 from appliance.cubevs.loader import KernelHeaders, Programs, forget_other_programs, load_programs
 from appliance.cubevs.maps import (
@@ -235,7 +234,7 @@ class CubeVS:
             allow=policy.allow,
             deny=policy.deny,
             allow_domains=policy.allow_domains,
-            tunnel=None if policy.tunnel is None else TunnelRules.of(policy.tunnel),
+            tunnel=policy.tunnel,
             sandbox_network=self._settings.network,
             denied_networks=self._settings.denied_networks,
         )

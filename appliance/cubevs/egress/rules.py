@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from appliance.cubevs.base import HARD_DENIED_NETWORKS
-from appliance.cubevs.egress.tunnel_rules import TunnelRules
+from appliance.domain.egress import Tunnel
 
 _MAX_NAME: Final = 253
 # The last label is no number: what reads as an address is none of a name's business.
@@ -28,7 +28,7 @@ class SandboxRules(BaseModel):
     allow: tuple[IPv4Network, ...] = ()
     deny: tuple[IPv4Network, ...] = ()
     allow_domains: tuple[str, ...]
-    tunnel: TunnelRules | None = None
+    tunnel: Tunnel | None = Field(default=None, repr=False)
     """How all that passes leaves. None: from this node."""
     sandbox_network: IPv4Network
     """Where the sandboxes of this node are, none of which may be reached."""
