@@ -114,6 +114,14 @@ class Switch(Protocol):
         """Let the guest behind `tap` talk, under `policy`. Replaces an earlier admission atomically."""
         ...
 
+    def trusted_certificate(self, sandbox_id: SandboxId) -> str:
+        """Return, as PEM, the authority by which the names of the sandbox's header rules answer in its guest.
+
+        Always the same for a sandbox on this node, and another for each sandbox. Its guest is to trust it before header
+        rules come into force.
+        """
+        ...
+
     async def revoke(self, tap: Tap) -> None:
         """Stop all traffic of the tap and reset what was open: the node's own connections to its address are aborted.
 

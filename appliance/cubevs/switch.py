@@ -12,7 +12,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -30,8 +30,9 @@ from appliance.cubevs.base import (
     EgressPolicy,
     Tap,
 )
-from appliance.cubevs.egress import rule_files
+from appliance.cubevs.egress import authority, rule_files
 from appliance.cubevs.egress.rules import SandboxRules
+from appliance.cubevs.egress.seed import node_seed
 from appliance.cubevs.kernel import is_bpffs
 from appliance.cubevs.loader import KernelHeaders, Programs, forget_other_programs, load_programs
 from appliance.cubevs.maps import (
@@ -87,7 +88,10 @@ class SwitchSettings:
     kernel_headers: KernelHeaders | None = None
     """Where BCC finds kernel headers; None: found under /lib/modules."""
     egress_rules: Path = rule_files.DEFAULT_DIRECTORY
-    """Where the rules are left for the egress proxy. The group of the directory is the proxy's."""
+    """Where the rules of sandboxes are left for the egress proxy: on a tmpfs, they hold secrets. The directory's group
+    is the proxy's."""
+    egress_seed: Path = Path("/var/lib/cube/egress-seed")
+    """What the certificate authorities of sandboxes come from; made at the first start."""
     vmm_uid_base: int = 100_000
     """The VMM behind tap N runs as this plus N, who owns the tap: what one VMM owns, another cannot open or signal."""
 
@@ -131,8 +135,8 @@ class CubeVS:
             programs = await load_programs(maps_directory(settings.bpffs), programs_root, settings.kernel_headers)
             if self._started:
                 self._started.programs.close()
-            self._started = _Started(maps, programs)
-            await self._adopt(maps, programs)
+            self._started = _Started(maps, programs, self._seed())
+            await self._adopt(self._started)
             forget_other_programs(programs_root, programs.digest)
             self.resets_connections = sockets.can_abort()
             if not self.resets_connections:
@@ -186,6 +190,10 @@ class CubeVS:
                 _forget_policy(maps, tap.ifindex, keep=generation)
             await netlink.label(tap.ifindex, sandbox_id)
 
+    def trusted_certificate(self, sandbox_id: SandboxId) -> str:
+        seed = self._require_started().seed
+        return authority.Authority(sandbox_id, authority.sandbox_key(seed, sandbox_id)).certificate()
+
     async def revoke(self, tap: Tap) -> None:
         async with self._changing[tap.ifindex]:
             maps = self._require_started().maps
@@ -217,7 +225,7 @@ class CubeVS:
 
     @contextmanager
     def _published(self, tap: Tap, sandbox_id: SandboxId, policy: EgressPolicy) -> Iterator[None]:
-        """Publish the rules for the proxy while the block switches the programs over. Where it fails, the former stay.
+        """Publish what the proxy is to know while the block switches the programs. Where it fails, the former stays.
 
         The proxy knows the new rules before the programs send it what they are for, and keeps the old no longer than
         they are in force: at no time does it let pass what neither policy allows.
@@ -227,6 +235,7 @@ class CubeVS:
             yield
             rule_files.withdraw(directory, tap.address)
             return
+        seed = self._require_started().seed
         former = rule_files.read(directory, tap.address)
         rules = SandboxRules(
             sandbox_id=sandbox_id,
@@ -237,6 +246,8 @@ class CubeVS:
             tunnel=policy.tunnel,
             sandbox_network=self._settings.network,
             denied_networks=self._settings.denied_networks,
+            header_rules=policy.header_rules,
+            authority_key=authority.sandbox_key(seed, sandbox_id).hex() if policy.header_rules else "",
         )
         rule_files.publish(directory, tap.address, rules)
         try:
@@ -261,6 +272,12 @@ class CubeVS:
             raise NetworkFailure("CubeVS is not started")
         return self._started
 
+    def _seed(self) -> bytes:
+        try:
+            return node_seed(self._settings.egress_seed)
+        except (OSError, ValueError) as error:
+            raise NetworkFailure(f"there is no seed for the certificates of sandboxes: {error}") from error
+
     def _config(self) -> Config:
         settings = self._settings
         return Config(
@@ -282,15 +299,16 @@ class CubeVS:
             ifindex = socket.if_nametoindex(NODE_DEVICE)
         await netlink.hold_address(ifindex, self._settings.node_address)
 
-    async def _adopt(self, maps: Maps, programs: Programs) -> None:
+    async def _adopt(self, started: _Started) -> None:
         """Bring every tap that is there under today's programs, and forget what the maps hold of others."""
+        maps = started.maps
         present = await self.taps()
         # A Cubelet that died while it made a tap may have left one half made.
         half_made = {link.ifindex for link in await netlink.links(taps.TAP_PREFIX) if link.mac != GATEWAY_MAC}
         for tap in present:
             if tap.ifindex in half_made:
                 await netlink.prepare(tap.ifindex)
-            await self._set_up(tap, _Started(maps, programs))
+            await self._set_up(tap, started)
         indices = {tap.ifindex for tap in present}
         for stale in (set(maps.taps.keys()) | set(maps.sessions.keys())) - {pack_index(i) for i in indices}:
             maps.taps.delete(stale)
@@ -357,6 +375,12 @@ class CubeVS:
 class _Started:
     maps: Maps
     programs: Programs
+    seed: bytes = field(repr=False)
+
+
+def is_proxied(policy: EgressPolicy) -> bool:
+    """Is there anything in a policy that the egress proxy carries out?"""
+    return bool(policy.allow_domains or policy.header_rules or policy.tunnel)
 
 
 def tap_flags(policy: EgressPolicy) -> TapFlag:

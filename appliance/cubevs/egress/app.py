@@ -14,9 +14,12 @@ from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from appliance import __version__
+from appliance.common.clock import SystemClock
 from appliance.common.supervisor import Supervisor
 from appliance.cubevs import netlink
+from appliance.cubevs.egress.certificates import Certificates
 from appliance.cubevs.egress.dial import Dialler
+from appliance.cubevs.egress.intercept import Interceptor, upstream_trust
 from appliance.cubevs.egress.metrics import EgressMetrics
 from appliance.cubevs.egress.proxy import EgressProxy, Limits
 from appliance.cubevs.egress.requests import Http, Tls
@@ -34,6 +37,11 @@ def build_proxy(settings: EgressSettings, registry: CollectorRegistry) -> Egress
             node_addresses=netlink.local_addresses,
             permitted=settings.permitted_networks,
             connect_s=settings.connect_s,
+        ),
+        interceptor=Interceptor(
+            certificates=Certificates(SystemClock()),
+            trust=upstream_trust(settings.trusted_certificates),
+            handshake_s=settings.connect_s,
         ),
         limits=Limits(
             connections=settings.connections,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
-from appliance.cubevs.egress.flow import PIECE
 from appliance.cubevs.egress.refusals import Reason, Refused
 from appliance.cubevs.egress.resolver import Resolver, Unresolved
 from appliance.cubevs.egress.rules import SandboxRules
+from appliance.cubevs.egress.stream import PIECE
 from appliance.domain.errors import NetworkFailure
 
 _ADDRESSES_TRIED: Final = 3

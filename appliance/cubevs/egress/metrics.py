@@ -15,3 +15,6 @@ class EgressMetrics:
         )
         self.moved = Counter("cube_egress_bytes", "Bytes passed on", ["direction"], registry=registry)
         self.open = Gauge("cube_egress_open_connections", "Connections that are open", registry=registry)
+        self.injected = Counter(
+            "cube_egress_injected", "Requests that a rule's headers were added to", ["protocol"], registry=registry
+        )

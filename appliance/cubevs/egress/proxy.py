@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final
@@ -17,13 +18,23 @@ from typing import Final
 import structlog
 
 from appliance.cubevs.egress.dial import Dialler, Upstream
-from appliance.cubevs.egress.flow import PIECE, Idleness, close, close_in_turn, discard, pump, reset
+from appliance.cubevs.egress.flow import Idleness, close, close_in_turn, pump, reset
 from appliance.cubevs.egress.http_head import MAX_HEAD
+from appliance.cubevs.egress.intercept import Interceptor
 from appliance.cubevs.egress.metrics import EgressMetrics
 from appliance.cubevs.egress.refusals import Reason, Refused
-from appliance.cubevs.egress.requests import GuestProtocol, Request
+from appliance.cubevs.egress.requests import (
+    Exchange,
+    GuestProtocol,
+    HttpRequest,
+    Https,
+    ListeningProtocol,
+    TlsRequest,
+)
 from appliance.cubevs.egress.rule_files import RuleReader
 from appliance.cubevs.egress.rules import SandboxRules
+from appliance.cubevs.egress.stream import Stream, TcpStream
+from appliance.domain.egress import HeaderRule
 
 log = structlog.get_logger()
 
@@ -46,11 +57,17 @@ class _Connection:
     """One accepted connection. What it is for is known later than that it is there."""
 
     protocol: GuestProtocol
+    """In which a refusal is said now."""
     address: IPv4Address
+    reader: StreamReader
     writer: StreamWriter
+    stream: Stream
+    """What the guest says in that protocol: the connection itself, or what TLS makes of it."""
     rules: SandboxRules | None = None
     """By which it was judged last."""
     name: str | None = None
+    injected: bool = False
+    """Do its requests get headers?"""
     upstream: Upstream | None = None
     broken_off: bool = False
 
@@ -68,15 +85,17 @@ class EgressProxy:
     def __init__(
         self,
         *,
-        protocols: tuple[GuestProtocol, ...],
+        protocols: tuple[ListeningProtocol, ...],
         rules: RuleReader,
         dialler: Dialler,
+        interceptor: Interceptor,
         limits: Limits,
         metrics: EgressMetrics,
     ) -> None:
         self._protocols = protocols
         self._rules = rules
         self._dialler = dialler
+        self._interceptor = interceptor
         self._limits = limits
         self._metrics = metrics
         self._servers: list[asyncio.Server] = []
@@ -120,19 +139,20 @@ class EgressProxy:
                     self._note(connection, Reason.POLICY_CHANGED)
                     connection.break_off()
 
-    def _acceptor(self, protocol: GuestProtocol) -> Callable[[StreamReader, StreamWriter], Awaitable[None]]:
+    def _acceptor(self, protocol: ListeningProtocol) -> Callable[[StreamReader, StreamWriter], Awaitable[None]]:
         async def accept(reader: StreamReader, writer: StreamWriter) -> None:
             peer = writer.get_extra_info("peername")
             if peer is None:  # gone already
                 writer.transport.abort()
                 return
-            await self._accept(_Connection(protocol, IPv4Address(peer[0]), writer), reader)
+            stream = TcpStream(reader, writer)
+            await self._accept(_Connection(protocol, IPv4Address(peer[0]), reader, writer, stream), protocol)
 
         return accept
 
-    async def _accept(self, connection: _Connection, reader: StreamReader) -> None:
+    async def _accept(self, connection: _Connection, protocol: ListeningProtocol) -> None:
         """Give the connection its place among those of its sandbox for as long as it lasts."""
-        self._metrics.accepted.labels(connection.protocol.label).inc()
+        self._metrics.accepted.labels(protocol.label).inc()
         siblings = self._open.get(connection.address, set())
         if self._count >= self._limits.connections or len(siblings) >= self._limits.connections_per_sandbox:
             self._note(connection, Reason.TOO_MANY)
@@ -143,7 +163,7 @@ class EgressProxy:
         self._count += 1
         self._metrics.open.inc()
         try:
-            await self._serve(connection, reader)
+            await self._serve(connection, protocol)
         finally:
             self._metrics.open.dec()
             self._count -= 1
@@ -154,21 +174,21 @@ class EgressProxy:
                 connection.upstream.writer.transport.abort()
             connection.writer.transport.abort()
 
-    async def _serve(self, connection: _Connection, reader: StreamReader) -> None:
+    async def _serve(self, connection: _Connection, protocol: ListeningProtocol) -> None:
         try:
-            request, upstream = await self._open_upstream(connection, reader)
+            exchange, upstream, stream = await self._reached(connection, protocol)
         except Refused as refused:
             if not connection.broken_off:
                 self._note(connection, refused.reason)
-                connection.writer.write(connection.protocol.refusal(refused))
-                await close_in_turn(reader, connection.writer)
+                connection.stream.write(connection.protocol.refusal(refused))
+                await close_in_turn(connection.stream, connection.reader, connection.writer)
             return
         except OSError:  # the guest went away
             return
         reason: Reason | None = None
         try:
             async with Idleness(self._limits.idle_s) as idleness:
-                await self._exchange(connection, request, upstream, reader, idleness)
+                await self._pass(connection, exchange, stream, idleness)
         except* Refused as group:
             # The upstream has part of a request: that it is broken off is all that can be said to either side.
             reason = next(e.reason for e in group.exceptions if isinstance(e, Refused))
@@ -182,27 +202,71 @@ class EgressProxy:
             connection.break_off()
         if not connection.broken_off:
             await close(upstream.writer)
-            await close_in_turn(reader, connection.writer)
+            await close_in_turn(connection.stream, connection.reader, connection.writer)
 
-    async def _open_upstream(self, connection: _Connection, reader: StreamReader) -> tuple[Request, Upstream]:
-        """Return what the guest wants and a connection to who has it. Raises Refused."""
-        connection.rules = self._rules_of(connection)
-        try:
-            async with asyncio.timeout(self._limits.request_s):
-                request = await connection.protocol.read(reader)
-        except TimeoutError as error:
-            raise Refused(Reason.LATE, "The request did not arrive in time.") from error
-        connection.rules = rules = self._rules_of(connection)
-        if not rules.allows_name(request.name):
-            raise Refused(Reason.DOMAIN, f"{request.name} is no domain that this sandbox may reach.")
-        connection.name = request.name
-        connection.upstream = upstream = await self._dialler.dial(
-            request.name, connection.protocol.upstream_port, rules
-        )
+    async def _reached(self, connection: _Connection, protocol: ListeningProtocol) -> tuple[Exchange, Upstream, Stream]:
+        """Return what the guest wants and a connection to who has it, with what passes on that. Raises Refused."""
+        exchange = await self._wanted(connection, protocol)
+        rules, name = connection.rules, connection.name
+        assert rules is not None
+        assert name is not None
+        port = connection.protocol.upstream_port
+        connection.upstream = upstream = await self._dialler.dial(name, port, rules)
+        stream: Stream = TcpStream(upstream.reader, upstream.writer)
+        if isinstance(connection.protocol, Https):
+            stream = await self._interceptor.as_client(stream, name)
         # Dialling took time, in which the rules may have changed.
         if connection.broken_off or not await self._may_go_on(connection, self._rules.rules(connection.address)):
-            raise Refused(Reason.POLICY_CHANGED, f"{request.name} is no domain that this sandbox may reach any more.")
-        return request, upstream
+            raise Refused(Reason.POLICY_CHANGED, f"{name} is no domain that this sandbox may reach any more.")
+        if connection.injected:
+            self._metrics.injected.labels(connection.protocol.label).inc()
+        return exchange, upstream, stream
+
+    async def _wanted(self, connection: _Connection, protocol: ListeningProtocol) -> Exchange:
+        """Return what the guest wants and may have, with the headers that belong to it. Raises Refused."""
+        connection.rules = self._rules_of(connection)
+        async with self._arrival():
+            request = await protocol.read(connection.stream)
+        rule = self._judged(connection, request.name)
+        if rule is None:
+            return request
+        connection.injected = True
+        if isinstance(request, TlsRequest):
+            request = await self._intercepted(connection, request)
+            rule = self._judged(connection, request.name)
+            if rule is None:
+                raise Refused(Reason.POLICY_CHANGED, f"The headers for {request.name} have just been removed.")
+        return request.with_headers(rule)
+
+    async def _intercepted(self, connection: _Connection, request: TlsRequest) -> HttpRequest:
+        """Return the request that the guest makes by TLS, of which we are the other end from now on."""
+        rules = connection.rules
+        assert rules is not None
+        protocol = Https()
+        async with self._arrival():
+            connection.stream = await self._interceptor.as_server(connection.stream, request.hello, rules)
+            connection.protocol = protocol
+            inner = await protocol.read(connection.stream)
+        if inner.name != request.name:
+            raise Refused(Reason.MALFORMED, f"This request is for {inner.name} on a connection to {request.name}.")
+        return inner
+
+    def _judged(self, connection: _Connection, name: str) -> HeaderRule | None:
+        """Return the rule in force for the headers of a request to `name`. Raises Refused if that may not be made."""
+        connection.rules = rules = self._rules_of(connection)
+        if not rules.allows_name(name):
+            raise Refused(Reason.DOMAIN, f"{name} is no domain that this sandbox may reach.")
+        connection.name = name
+        return rules.header_rule(name)
+
+    @asynccontextmanager
+    async def _arrival(self) -> AsyncIterator[None]:
+        """Give what the guest has to say first its time. Raises Refused."""
+        try:
+            async with asyncio.timeout(self._limits.request_s):
+                yield
+        except TimeoutError as error:
+            raise Refused(Reason.LATE, "The request did not arrive in time.") from error
 
     def _rules_of(self, connection: _Connection) -> SandboxRules:
         rules = self._rules.rules(connection.address)
@@ -216,44 +280,31 @@ class EgressProxy:
             return False
         if rules is connection.rules or connection.name is None or connection.upstream is None:
             return True
+        rule = rules.header_rule(connection.name)
+        if connection.injected is (rule is None) or (rule is not None and rule.refusal):
+            return False  # no request is made past a rule; one under way keeps the headers that it began with
         allowed = await self._dialler.still_allows(connection.name, connection.upstream.address, rules)
         if allowed:
             connection.rules = rules
         return allowed
 
-    async def _exchange(
-        self,
-        connection: _Connection,
-        request: Request,
-        upstream: Upstream,
-        reader: StreamReader,
-        idleness: Idleness,
-    ) -> None:
+    async def _pass(self, connection: _Connection, exchange: Exchange, upstream: Stream, idleness: Idleness) -> None:
         """Pass on both ways until both sides have ended, or the one answer that there is has been given."""
-        sent = self._metrics.moved.labels("sent")
-        received = self._metrics.moved.labels("received")
 
-        def moved_back(size: int) -> None:
-            received.inc(size)
-            idleness.moved()
+        def counted(direction: str) -> Callable[[int], None]:
+            counter = self._metrics.moved.labels(direction)
 
-        async def forward() -> None:
-            async for piece in request.sent:
-                upstream.writer.write(piece)
-                await upstream.writer.drain()
-                sent.inc(len(piece))
+            def moved(size: int) -> None:
+                counter.inc(size)
                 idleness.moved()
-            if connection.protocol.one_request:
-                await discard(reader)
-            upstream.writer.write_eof()
 
-        for writer in (connection.writer, upstream.writer):
-            writer.transport.set_write_buffer_limits(PIECE)
+            return moved
+
         async with asyncio.TaskGroup() as sides:
-            forwarding = sides.create_task(forward())
-            await pump(upstream.reader, connection.writer, moved=moved_back)
-            if connection.protocol.one_request:
-                forwarding.cancel()
+            sending = sides.create_task(pump(exchange.sent(), upstream, moved=counted("sent")))
+            await pump(exchange.received(upstream), connection.stream, moved=counted("received"))
+            if exchange.ends_with_answer:
+                sending.cancel()
 
     def _note(self, connection: _Connection, reason: Reason) -> None:
         self._metrics.refused.labels(connection.protocol.label, reason).inc()

@@ -23,13 +23,16 @@ class EgressSettings(Settings):
     allow_ech: bool = False
     """Whether to take a ClientHello with an encrypted one inside, by the name that is outside. Browsers send a dummy of
     it to everybody; a real one can hide another name of the same provider."""
+    trusted_certificates: Path | None = None
+    """PEM file of authorities that are believed beside the node's own, where requests get headers by TLS: such as an
+    internal registry's. Read at the start."""
     connections: int = Field(default=4096, ge=1)
     """At one time, of all sandboxes. Each may cost some 256 KiB of memory."""
     connections_per_sandbox: int = Field(default=256, ge=1)
     request_s: float = Field(default=10, gt=0)
     """From accepting a connection to knowing which name it is for."""
     connect_s: float = Field(default=5, gt=0)
-    """For each of the name's addresses that is tried."""
+    """For each of the name's addresses that is tried, and again for TLS where requests get headers."""
     idle_s: float = Field(default=600, gt=0)
     """Silence of both sides after which a connection is cut."""
     recheck_s: float = Field(default=0.25, gt=0)

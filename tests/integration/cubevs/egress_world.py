@@ -21,6 +21,7 @@ DEADLINE_S: Final = 20
 NAMES: Final = ("example.com", "www.example.com", "a.b.example.com", "other.org", "twice.org")
 
 Handler = Callable[[StreamReader, StreamWriter], Awaitable[None]]
+Answerer = Callable[["World", IPv4Address], Handler]
 
 
 @dataclass
@@ -28,19 +29,23 @@ class World:
     """Servers on ports 80 and 443 of several addresses outside."""
 
     client_tls: ssl.SSLContext
+    certificate: Path
+    """PEM file of what it trusts."""
     requests: list[tuple[str, bytes]] = field(default_factory=list)
-    """(address, all bytes received) of every plain HTTP connection, in the order of their ends."""
+    """(address, all bytes received) of every HTTP connection, in the order of their ends."""
     tls_connections: list[str] = field(default_factory=list)
     """Address of every TLS connection."""
 
 
 @asynccontextmanager
-async def world(place: Site, directory: Path) -> AsyncIterator[World]:
+async def world(place: Site, directory: Path, *, by_tls: Answerer | None = None) -> AsyncIterator[World]:
+    """Serve until the block ends; by TLS an echo, unless told otherwise."""
     server_tls, client_tls = tls_contexts(directory, *NAMES)
-    made = World(client_tls)
+    made = World(client_tls, directory / "server.pem")
+    answerer = by_tls or echo
     async with AsyncExitStack() as stack:
         for address in (OUTSIDE, ELSEWHERE, PRIVATE):
-            await stack.enter_async_context(_serve(place, address, 443, _echo(made, address), server_tls))
+            await stack.enter_async_context(_serve(place, address, 443, answerer(made, address), server_tls))
             await stack.enter_async_context(_serve(place, address, 80, _answer(made, address)))
         yield made
     # The sockets of what was aborted are closed in the loop's next rounds.
@@ -75,7 +80,7 @@ async def _serve(
         await eventually(lambda: served == 0)
 
 
-def _echo(made: World, address: IPv4Address) -> Handler:
+def echo(made: World, address: IPv4Address) -> Handler:
     """Say who this is, and then the same as the client."""
 
     async def handle(reader: StreamReader, writer: StreamWriter) -> None:
