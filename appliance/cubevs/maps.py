@@ -22,6 +22,7 @@ from appliance.domain.errors import NetworkFailure
 # Of the pinned maps. Raise it when a struct of maps.h changes: another layout lives in another directory. A field that
 # takes the place of zeros, and whose zero means what the zeros meant, is no change.
 LAYOUT_VERSION: Final = 1
+DEFAULT_BPFFS: Final = Path("/run/cube/bpf")
 
 MAX_TAPS: Final = 4096
 _MAX_POLICY_ENTRIES: Final = 1 << 18
@@ -345,7 +346,7 @@ def let_read_diverted(bpffs: Path, group: int) -> None:
     pin = diverted_pin(bpffs)
     os.chown(pin, 0, group)
     pin.chmod(0o640)
-    for directory in (pin.parent, pin.parent.parent):
+    for directory in (bpffs, pin.parent.parent, pin.parent):
         directory.chmod(0o711)
 
 

@@ -36,6 +36,7 @@ from appliance.cubevs.egress.seed import node_seed
 from appliance.cubevs.kernel import is_bpffs
 from appliance.cubevs.loader import KernelHeaders, Programs, forget_other_programs, load_programs
 from appliance.cubevs.maps import (
+    DEFAULT_BPFFS,
     MAX_TAPS,
     ONLY_KEY,
     PROXIED,
@@ -75,7 +76,7 @@ class SwitchSettings:
     """What the node's operator decides. Idle times follow the kernel's connection tracking, as masquerade does."""
 
     network: IPv4Network = DEFAULT_NETWORK
-    bpffs: Path = Path("/run/cube/bpf")
+    bpffs: Path = DEFAULT_BPFFS
     """Where a BPF file system is mounted; not under /sys, which containers see read-only."""
     dns_address: IPv4Address | None = DEFAULT_NETWORK[1]
     """Where guests' questions to their gateway, port 53, are sent. None: guests have no DNS."""
