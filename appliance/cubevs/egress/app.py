@@ -21,8 +21,9 @@ from appliance.cubevs.egress.certificates import Certificates
 from appliance.cubevs.egress.dial import Dialler
 from appliance.cubevs.egress.intercept import Interceptor, upstream_trust
 from appliance.cubevs.egress.metrics import EgressMetrics
+from appliance.cubevs.egress.originals import DivertedFlows
 from appliance.cubevs.egress.proxy import EgressProxy, Limits
-from appliance.cubevs.egress.requests import Http, Tls
+from appliance.cubevs.egress.requests import Http, Tcp, Tls
 from appliance.cubevs.egress.resolver import DnsResolver
 from appliance.cubevs.egress.rule_files import RuleReader
 from appliance.cubevs.egress.settings import EgressSettings
@@ -30,13 +31,15 @@ from appliance.cubevs.egress.settings import EgressSettings
 
 def build_proxy(settings: EgressSettings, registry: CollectorRegistry) -> EgressProxy:
     return EgressProxy(
-        protocols=(Http(), Tls(allow_ech=settings.allow_ech)),
+        protocols=(Http(), Tls(allow_ech=settings.allow_ech), Tcp()),
+        originals=DivertedFlows(settings.bpffs),
         rules=RuleReader(settings.rules),
         dialler=Dialler(
             resolver=DnsResolver(settings.dns_address),
             node_addresses=netlink.local_addresses,
             permitted=settings.permitted_networks,
             connect_s=settings.connect_s,
+            tunnel_s=settings.tunnel_s,
         ),
         interceptor=Interceptor(
             certificates=Certificates(SystemClock()),

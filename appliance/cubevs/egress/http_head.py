@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from asyncio import IncompleteReadError, LimitOverrunError
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NoReturn
@@ -10,11 +11,13 @@ from typing import Final, NoReturn
 from appliance.cubevs.egress.injection import Fields
 from appliance.cubevs.egress.refusals import Reason, Refused
 from appliance.cubevs.egress.rules import host_name
+from appliance.cubevs.egress.stream import Readable
 
 MAX_HEAD: Final = 32768
 _MAX_FIELDS: Final = 256
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32} ?")
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) (HTTP/1\.[01])")
 _FIELD = re.compile(rb"(" + _TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
 _AUTHORITY = re.compile(r"(?P<host>[^:@/?#\[\]]+)(?::(?P<port>[0-9]*))?")
@@ -52,6 +55,29 @@ class RequestHead:
         own = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")) if websocket else ((b"Connection", b"close"),)
         fields = [name + b": " + value for name, value in (*kept, *added, *own)]
         return b"\r\n".join((self.line, *fields, b"", b""))
+
+
+async def read_head(stream: Readable) -> bytes:
+    """Return the head of a request, up to and with the empty line, and read no more. Raises Refused.
+
+    What does not begin as a request is refused at once: a client of another protocol may wait for an answer to it.
+    """
+    head = bytearray()
+    try:
+        while not head.endswith(b" "):
+            head += await stream.readexactly(1)
+            if not _METHOD.fullmatch(head):
+                _malformed("does not begin with a request of HTTP/1.0 or HTTP/1.1")
+        head += await stream.readuntil(b"\r\n")
+        if not _REQUEST_LINE.fullmatch(head, 0, len(head) - 2):
+            _malformed("does not begin with a request of HTTP/1.0 or HTTP/1.1")
+        while (line := await stream.readuntil(b"\r\n")) != b"\r\n":
+            head += line
+            if len(head) > MAX_HEAD:
+                _malformed("has too long a head")
+    except (IncompleteReadError, LimitOverrunError) as error:
+        raise Refused(Reason.MALFORMED, "The head of the request has no end, or is too long.") from error
+    return bytes(head + line)
 
 
 def parse_head(raw: bytes, *, port: int = 80) -> RequestHead:

@@ -1,7 +1,8 @@
 """The egress proxy: takes the connections that CubeVS diverts to it, and lets pass what a sandbox's rules allow.
 
-A connection belongs to the sandbox whose address it comes from, which CubeVS wrote into its packets. It has one name
-and one upstream, and ends when the rules no longer allow both.
+A connection belongs to the sandbox whose address it comes from, which CubeVS wrote into its packets. It has one
+upstream, by the name that the guest asks for or by the address that it sent the connection to, and ends when the rules
+no longer allow that. A name is never looked for where the guest sent it: any address can be claimed to have any name.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from appliance.cubevs.egress.flow import Idleness, close, close_in_turn, pump, r
 from appliance.cubevs.egress.http_head import MAX_HEAD
 from appliance.cubevs.egress.intercept import Interceptor
 from appliance.cubevs.egress.metrics import EgressMetrics
+from appliance.cubevs.egress.opening import Opening
+from appliance.cubevs.egress.originals import Originals
 from appliance.cubevs.egress.refusals import Reason, Refused
 from appliance.cubevs.egress.requests import (
     Exchange,
@@ -30,10 +33,12 @@ from appliance.cubevs.egress.requests import (
     Https,
     ListeningProtocol,
     TlsRequest,
+    Unread,
 )
 from appliance.cubevs.egress.rule_files import RuleReader
 from appliance.cubevs.egress.rules import SandboxRules
 from appliance.cubevs.egress.stream import Stream, TcpStream
+from appliance.cubevs.maps import Destination
 from appliance.domain.egress import HeaderRule
 
 log = structlog.get_logger()
@@ -59,6 +64,8 @@ class _Connection:
     protocol: GuestProtocol
     """In which a refusal is said now."""
     address: IPv4Address
+    destination: Destination | None
+    """Where the guest sent it. None: unknown, it can be judged by its name only."""
     reader: StreamReader
     writer: StreamWriter
     stream: Stream
@@ -66,6 +73,8 @@ class _Connection:
     rules: SandboxRules | None = None
     """By which it was judged last."""
     name: str | None = None
+    by_address: bool = False
+    """Is it passed on to `destination` as it is, whatever name is in it?"""
     injected: bool = False
     """Do its requests get headers?"""
     upstream: Upstream | None = None
@@ -86,6 +95,7 @@ class EgressProxy:
         self,
         *,
         protocols: tuple[ListeningProtocol, ...],
+        originals: Originals,
         rules: RuleReader,
         dialler: Dialler,
         interceptor: Interceptor,
@@ -93,6 +103,7 @@ class EgressProxy:
         metrics: EgressMetrics,
     ) -> None:
         self._protocols = protocols
+        self._originals = originals
         self._rules = rules
         self._dialler = dialler
         self._interceptor = interceptor
@@ -134,8 +145,13 @@ class EgressProxy:
         for address, connections in list(self._open.items()):
             rules = self._rules.rules(address)
             for connection in tuple(connections):
-                known = connection.rules is not None and not connection.broken_off
-                if known and not await self._may_go_on(connection, rules):
+                if connection.rules is None or connection.broken_off:
+                    continue
+                try:
+                    allowed = await self._may_go_on(connection, rules)
+                except Refused:  # it cannot be told now: the next time
+                    continue
+                if not allowed:
                     self._note(connection, Reason.POLICY_CHANGED)
                     connection.break_off()
 
@@ -145,8 +161,10 @@ class EgressProxy:
             if peer is None:  # gone already
                 writer.transport.abort()
                 return
+            address, port = IPv4Address(peer[0]), peer[1]
+            destination = self._originals.destination(address, port, protocol.listen_port)
             stream = TcpStream(reader, writer)
-            await self._accept(_Connection(protocol, IPv4Address(peer[0]), reader, writer, stream), protocol)
+            await self._accept(_Connection(protocol, address, destination, reader, writer, stream), protocol)
 
         return accept
 
@@ -180,8 +198,7 @@ class EgressProxy:
         except Refused as refused:
             if not connection.broken_off:
                 self._note(connection, refused.reason)
-                connection.stream.write(connection.protocol.refusal(refused))
-                await close_in_turn(connection.stream, connection.reader, connection.writer)
+                await self._refuse(connection, refused)
             return
         except OSError:  # the guest went away
             return
@@ -204,36 +221,56 @@ class EgressProxy:
             await close(upstream.writer)
             await close_in_turn(connection.stream, connection.reader, connection.writer)
 
+    async def _refuse(self, connection: _Connection, refused: Refused) -> None:
+        if said := connection.protocol.refusal(refused):
+            connection.stream.write(said)
+            await close_in_turn(connection.stream, connection.reader, connection.writer)
+        else:
+            connection.break_off()
+
     async def _reached(self, connection: _Connection, protocol: ListeningProtocol) -> tuple[Exchange, Upstream, Stream]:
         """Return what the guest wants and a connection to who has it, with what passes on that. Raises Refused."""
         exchange = await self._wanted(connection, protocol)
-        rules, name = connection.rules, connection.name
-        assert rules is not None
-        assert name is not None
-        port = connection.protocol.upstream_port
-        connection.upstream = upstream = await self._dialler.dial(name, port, rules)
-        stream: Stream = TcpStream(upstream.reader, upstream.writer)
+        connection.upstream = upstream = await self._dialled(connection)
+        stream = upstream.stream
         if isinstance(connection.protocol, Https):
-            stream = await self._interceptor.as_client(stream, name)
+            assert connection.name is not None
+            stream = await self._interceptor.as_client(stream, connection.name)
         # Dialling took time, in which the rules may have changed.
         if connection.broken_off or not await self._may_go_on(connection, self._rules.rules(connection.address)):
-            raise Refused(Reason.POLICY_CHANGED, f"{name} is no domain that this sandbox may reach any more.")
+            raise Refused(Reason.POLICY_CHANGED, "What this sandbox may reach has just been changed.")
+        by, way = "address" if connection.by_address else "name", "tunnel" if upstream.tunnel else "node"
+        self._metrics.upstreams.labels(by, way).inc()
         if connection.injected:
             self._metrics.injected.labels(connection.protocol.label).inc()
         return exchange, upstream, stream
 
     async def _wanted(self, connection: _Connection, protocol: ListeningProtocol) -> Exchange:
         """Return what the guest wants and may have, with the headers that belong to it. Raises Refused."""
-        connection.rules = self._rules_of(connection)
-        async with self._arrival():
-            request = await protocol.read(connection.stream)
-        rule = self._judged(connection, request.name)
+        opening = Opening(connection.stream)
+        connection.rules = rules = self._rules_of(connection)
+        if not rules.header_rules and await self._passes_by_address(connection, rules):
+            # Whatever its name is, it makes no difference; and the upstream may be the one to speak first.
+            return self._unread(connection, opening)
+        try:
+            async with self._arrival():
+                request = await protocol.read(opening)
+        except Refused:
+            connection.rules = rules = self._rules_of(connection)
+            if await self._passes_by_address(connection, rules):
+                return self._unread(connection, opening)
+            raise
+        rule = await self._judged(connection, request.name)
         if rule is None:
+            if await self._passes_by_address(connection, self._rules_of(connection)):
+                return self._unread(connection, opening)
+            opening.settled()
             return request
+        opening.settled()
         connection.injected = True
         if isinstance(request, TlsRequest):
             request = await self._intercepted(connection, request)
-            rule = self._judged(connection, request.name)
+            rule = await self._judged(connection, request.name)
             if rule is None:
                 raise Refused(Reason.POLICY_CHANGED, f"The headers for {request.name} have just been removed.")
         return request.with_headers(rule)
@@ -251,13 +288,31 @@ class EgressProxy:
             raise Refused(Reason.MALFORMED, f"This request is for {inner.name} on a connection to {request.name}.")
         return inner
 
-    def _judged(self, connection: _Connection, name: str) -> HeaderRule | None:
+    async def _dialled(self, connection: _Connection) -> Upstream:
+        rules = connection.rules
+        assert rules is not None
+        if connection.by_address:
+            assert connection.destination is not None
+            return await self._dialler.dial_address(connection.destination, rules)
+        assert connection.name is not None
+        return await self._dialler.dial(connection.name, connection.protocol.upstream_port, rules)
+
+    def _unread(self, connection: _Connection, opening: Opening) -> Unread:
+        connection.by_address = True
+        return Unread(opening.settled(), connection.stream)
+
+    async def _judged(self, connection: _Connection, name: str) -> HeaderRule | None:
         """Return the rule in force for the headers of a request to `name`. Raises Refused if that may not be made."""
         connection.rules = rules = self._rules_of(connection)
-        if not rules.allows_name(name):
+        if not rules.allows_name(name) and not await self._passes_by_address(connection, rules):
             raise Refused(Reason.DOMAIN, f"{name} is no domain that this sandbox may reach.")
         connection.name = name
         return rules.header_rule(name)
+
+    async def _passes_by_address(self, connection: _Connection, rules: SandboxRules) -> bool:
+        """Do `rules` allow where the guest sent the connection? Raises Refused where that cannot be told."""
+        destination = connection.destination
+        return destination is not None and await self._dialler.allows_by_address(destination.address, rules)
 
     @asynccontextmanager
     async def _arrival(self) -> AsyncIterator[None]:
@@ -275,15 +330,25 @@ class EgressProxy:
         return rules
 
     async def _may_go_on(self, connection: _Connection, rules: SandboxRules | None) -> bool:
-        """Do `rules`, which are in force now, allow what the connection is for, as far as that is known yet?"""
+        """Do `rules`, which are in force now, allow what the connection is for, as far as that is known yet?
+
+        Raises Refused where that cannot be told.
+        """
         if rules is None or not _are_of_one_sandbox(connection.rules, rules):
             return False
-        if rules is connection.rules or connection.name is None or connection.upstream is None:
+        upstream, name = connection.upstream, connection.name
+        if rules is connection.rules or upstream is None:
             return True
-        rule = rules.header_rule(connection.name)
+        if rules.tunnel != upstream.tunnel:
+            return False
+        rule = rules.header_rule(name) if name is not None else None
         if connection.injected is (rule is None) or (rule is not None and rule.refusal):
             return False  # no request is made past a rule; one under way keeps the headers that it began with
-        allowed = await self._dialler.still_allows(connection.name, connection.upstream.address, rules)
+        allowed = await self._passes_by_address(connection, rules)
+        if not connection.by_address:
+            assert name is not None
+            allowed |= rules.allows_name(name)
+            allowed &= await self._dialler.still_allows(name, upstream.address, rules)
         if allowed:
             connection.rules = rules
         return allowed

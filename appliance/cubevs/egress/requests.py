@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Protocol
 
-from appliance.cubevs.base import PROXY_HTTP_PORT, PROXY_TLS_PORT
+from appliance.cubevs.base import PROXY_HTTP_PORT, PROXY_TCP_PORT, PROXY_TLS_PORT
 from appliance.cubevs.egress.client_hello import ClientHello, read_client_hello
 from appliance.cubevs.egress.flow import discard
 from appliance.cubevs.egress.http_body import read_body
-from appliance.cubevs.egress.http_head import RequestHead, parse_head
+from appliance.cubevs.egress.http_head import RequestHead, parse_head, read_head
 from appliance.cubevs.egress.injection import Fields, injected
 from appliance.cubevs.egress.refusals import Reason, Refused
 from appliance.cubevs.egress.stream import Stream, pieces
@@ -36,6 +36,25 @@ class Exchange(Protocol):
     def received(self, upstream: Stream) -> AsyncIterator[bytes]:
         """Yield all that the guest gets."""
         ...
+
+
+class Unread:
+    """A connection of any protocol, passed on byte by byte; `taken` is what was read of it in search of a name."""
+
+    ends_with_answer = False
+
+    def __init__(self, taken: bytes, guest: Stream) -> None:
+        self._taken = taken
+        self._guest = guest
+
+    async def sent(self) -> AsyncIterator[bytes]:
+        if self._taken:
+            yield self._taken
+        async for piece in pieces(self._guest):
+            yield piece
+
+    def received(self, upstream: Stream) -> AsyncIterator[bytes]:
+        return pieces(upstream)
 
 
 class TlsRequest:
@@ -127,7 +146,7 @@ class GuestProtocol(Protocol):
     upstream_port: int
 
     def refusal(self, refused: Refused) -> bytes:
-        """Return how this protocol says no."""
+        """Return how this protocol says no. Empty: it has no word for that, and the connection is reset."""
         ...
 
 
@@ -159,6 +178,7 @@ class Tls:
             Reason.MALFORMED: decode_error,
             Reason.UNRESOLVED: internal_error,
             Reason.UPSTREAM: internal_error,
+            Reason.TUNNEL: internal_error,
         }.get(refused.reason, access_denied)
         return bytes((21, 3, 3, 0, 2, 2, alert))
 
@@ -169,10 +189,7 @@ class Http:
     upstream_port = 80
 
     async def read(self, guest: Stream) -> HttpRequest:
-        try:
-            return HttpRequest(parse_head(await guest.readuntil(b"\r\n\r\n"), port=self.upstream_port), guest)
-        except (IncompleteReadError, LimitOverrunError) as error:
-            raise Refused(Reason.MALFORMED, "The head of the request has no end, or is too long.") from error
+        return HttpRequest(parse_head(await read_head(guest), port=self.upstream_port), guest)
 
     def refusal(self, refused: Refused) -> bytes:
         status = {
@@ -180,6 +197,7 @@ class Http:
             Reason.LATE: HTTPStatus.REQUEST_TIMEOUT,
             Reason.UNRESOLVED: HTTPStatus.BAD_GATEWAY,
             Reason.UPSTREAM: HTTPStatus.BAD_GATEWAY,
+            Reason.TUNNEL: HTTPStatus.BAD_GATEWAY,
             Reason.UNVERIFIED: HTTPStatus.BAD_GATEWAY,
         }.get(refused.reason, HTTPStatus.FORBIDDEN)
         text = f"{refused.detail}\n".encode()
@@ -194,3 +212,17 @@ class Https(Http):
 
     label = "https"
     upstream_port = 443
+
+
+class Tcp:
+    """Any protocol on any other port: nothing of it is read, and so it passes by its address or not at all."""
+
+    label = "tcp"
+    listen_port = PROXY_TCP_PORT
+    upstream_port = 0  # the guest's own
+
+    async def read(self, _guest: Stream) -> HttpRequest:
+        raise Refused(Reason.UNNAMED, "No rule allows the address of this connection, and there is no name in it.")
+
+    def refusal(self, _refused: Refused) -> bytes:
+        return b""

@@ -19,9 +19,10 @@ from appliance.cubevs.egress.certificates import Certificates
 from appliance.cubevs.egress.dial import Dialler
 from appliance.cubevs.egress.intercept import Interceptor, upstream_trust
 from appliance.cubevs.egress.metrics import EgressMetrics
+from appliance.cubevs.egress.originals import DivertedFlows
 from appliance.cubevs.egress.proxy import EgressProxy, Limits
 from appliance.cubevs.egress.refusals import Reason
-from appliance.cubevs.egress.requests import Http, Tls
+from appliance.cubevs.egress.requests import Http, Tcp, Tls
 from appliance.cubevs.egress.resolver import DnsResolver
 from appliance.cubevs.egress.rule_files import RuleReader
 from tests.integration.cubevs.egress_world import Answerer, World, echo, world
@@ -52,13 +53,16 @@ class Egress:
     def injected(self, protocol: str) -> float:
         return self.registry.get_sample_value("cube_egress_injected_total", {"protocol": protocol}) or 0
 
+    def upstreams(self, by: str, way: str) -> float:
+        return self.registry.get_sample_value("cube_egress_upstreams_total", {"by": by, "way": way}) or 0
+
     def open_connections(self) -> float:
         return self.registry.get_sample_value("cube_egress_open_connections") or 0
 
 
 @asynccontextmanager
 async def running_egress(
-    node: Site, directory: Path, *, limits: Limits = LIMITS, by_tls: Answerer = echo
+    node: Site, directory: Path, *, limits: Limits = LIMITS, by_tls: Answerer = echo, tunnel_s: float = 15
 ) -> AsyncIterator[Egress]:
     """Run the proxy until the block ends, when nothing may have failed unseen. It believes the world's certificate."""
     registry = CollectorRegistry()
@@ -69,10 +73,15 @@ async def running_egress(
         names.records.update({name: (str(OUTSIDE),) for name in ("example.com", "www.example.com", "a.b.example.com")})
         names.records["other.org"] = (str(ELSEWHERE),)
         proxy = EgressProxy(
-            protocols=(Http(), Tls(allow_ech=False)),
+            protocols=(Http(), Tls(allow_ech=False), Tcp()),
+            originals=DivertedFlows(node.bpffs),
             rules=RuleReader(node.egress_rules),
             dialler=Dialler(
-                resolver=DnsResolver(NODE), node_addresses=netlink.local_addresses, permitted=PERMITTED, connect_s=5
+                resolver=DnsResolver(NODE),
+                node_addresses=netlink.local_addresses,
+                permitted=PERMITTED,
+                connect_s=5,
+                tunnel_s=tunnel_s,
             ),
             interceptor=Interceptor(
                 certificates=certificates, trust=upstream_trust(outside.certificate), handshake_s=5
