@@ -11,7 +11,7 @@ from cryptography import x509
 
 from appliance.cubevs.base import DropReason, EgressPolicy, Switch, Tap
 from appliance.cubevs.fake import FakeSwitch
-from appliance.domain.egress import HeaderRule
+from appliance.domain.egress import HeaderRule, Tunnel
 from appliance.domain.errors import NetworkFailure
 from appliance.domain.ids import new_sandbox_id
 from tests.support.sandbox_net import site
@@ -81,6 +81,9 @@ async def test_admission_may_be_replaced(switch: Switch, tap: Tap) -> None:
     await switch.admit(tap, new_sandbox_id(), EgressPolicy())
     await switch.admit(tap, new_sandbox_id(), EgressPolicy(allow_internet=False))
     await switch.admit(tap, new_sandbox_id(), EgressPolicy(allow_domains=("example.com",)))
+    await switch.admit(tap, new_sandbox_id(), EgressPolicy(tunnel=Tunnel("proxy.example.com", 1080)))
+    await switch.admit(tap, new_sandbox_id(), EgressPolicy(header_rules=(HeaderRule("example.com", {"X": "y"}),)))
+    await switch.admit(tap, new_sandbox_id(), EgressPolicy(name_service=False))
     await switch.admit(tap, new_sandbox_id(), EgressPolicy(header_rules=(HeaderRule("example.com", {"X-Key": "a"}),)))
 
 

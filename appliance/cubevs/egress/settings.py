@@ -22,7 +22,8 @@ class EgressSettings(Settings):
     rules: Path = DEFAULT_DIRECTORY
     """Where Cubelet publishes what sandboxes may reach."""
     permitted_networks: tuple[IPv4Network, ...] = ()
-    """Private networks that an allowed name may lead to, such as an internal registry's. Others are refused."""
+    """Private networks that an allowed name, and that of a sandbox's SOCKS5 proxy, may lead to, such as an internal
+    registry's. Others are refused."""
     allow_ech: bool = False
     """Whether to take a ClientHello with an encrypted one inside, by the name that is outside. Browsers send a dummy of
     it to everybody; a real one can hide another name of the same provider."""

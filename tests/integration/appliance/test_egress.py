@@ -63,6 +63,7 @@ def world(site: Site, tmp_path: Path) -> Iterator[None]:
     config, socket = tmp_path / "cubevs-egress.toml", tmp_path / "egress.sock"
     config.write_text(
         f"""
+bpffs = "{site.appliance.base}/bpf"
 rules = "{site.appliance.base}/egress"
 permitted_networks = ["{OUTSIDE}/32"]
 socket = "{socket}"

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from appliance.cubevs.base import GATEWAY_ADDRESS, PROXY_HTTP_PORT, PROXY_TLS_PORT, DropReason, EgressPolicy, Tap
+from appliance.cubevs.base import (
+    GATEWAY_ADDRESS,
+    PROXY_HTTP_PORT,
+    PROXY_TCP_PORT,
+    PROXY_TLS_PORT,
+    DropReason,
+    EgressPolicy,
+    Tap,
+)
 from appliance.cubevs.egress import rule_files
 from appliance.cubevs.egress.proxy import Limits
 from appliance.cubevs.egress.refusals import Reason
@@ -207,7 +215,7 @@ async def test_other_ports_stay_closed(egress: Egress, guest: Guest, switch: Cub
         await asyncio.wait([attempt])
 
 
-@pytest.mark.parametrize("port", [PROXY_HTTP_PORT, PROXY_TLS_PORT])
+@pytest.mark.parametrize("port", [PROXY_HTTP_PORT, PROXY_TLS_PORT, PROXY_TCP_PORT])
 async def test_the_proxys_own_ports_stay_closed(egress: Egress, guest: Guest, switch: CubeVS, port: int) -> None:
     before = (await switch.drops())[DropReason.TO_HOST]
     targets = (NODE, NODE_UPLINK, GATEWAY_ADDRESS)
@@ -395,4 +403,4 @@ class TestSilence:
 
 def test_the_proxys_ports_are_no_ports_of_outgoing_connections(place: Site) -> None:
     low, _ = place.node.run("cat", "/proc/sys/net/ipv4/ip_local_port_range").split()
-    assert max(PROXY_HTTP_PORT, PROXY_TLS_PORT) < int(low)
+    assert max(PROXY_HTTP_PORT, PROXY_TLS_PORT, PROXY_TCP_PORT) < int(low)

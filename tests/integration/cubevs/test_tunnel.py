@@ -171,6 +171,8 @@ async def test_the_tenants_proxy_is_not_inside(
     egress.names.records["inside.example.com"] = (address,)
     _, guest = await make_guest(EgressPolicy(tunnel=Tunnel("inside.example.com" if named else address, PORT)))
     await assert_nothing_leaves(egress, guest)
+    _, text = await http(guest, OUTSIDE, get("example.com"))
+    assert b"has no public address" in text, "and it is not even tried"
 
 
 async def test_what_the_tenants_proxy_cannot_reach_is_said(egress: Egress, proxy: Socks5Server, guest: Guest) -> None:

@@ -188,5 +188,7 @@ def test_a_tunnel_is_published_whole_and_its_password_is_not_shown() -> None:
 
 
 def test_fields_of_a_newer_release_are_passed_over() -> None:
-    text = rules("example.com").model_dump_json().replace("{", '{"newer": 1, ', 1)
-    assert SandboxRules.model_validate_json(text) == rules("example.com")
+    found = rules("example.com").model_copy(update={"tunnel": Tunnel("proxy.example.com", 1080, tls=TunnelTls("a.b"))})
+    text = found.model_dump_json().replace("{", '{"newer": 1, ')
+    assert text.count("newer") == 3
+    assert SandboxRules.model_validate_json(text) == found
