@@ -379,11 +379,6 @@ class _Started:
     seed: bytes = field(repr=False)
 
 
-def is_proxied(policy: EgressPolicy) -> bool:
-    """Is there anything in a policy that the egress proxy carries out?"""
-    return bool(policy.allow_domains or policy.header_rules or policy.tunnel)
-
-
 def tap_flags(policy: EgressPolicy) -> TapFlag:
     """Return what is said of a policy in the entry of an admitted tap."""
     flags = TapFlag.ADMITTED

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from appliance.cubevs import netlink
 from appliance.cubevs.base import (
     GATEWAY_ADDRESS,
     GUEST_ADDRESS,
@@ -16,6 +18,7 @@ from appliance.cubevs.base import (
     DropReason,
     EgressPolicy,
 )
+from appliance.cubevs.egress import rule_files
 from appliance.cubevs.kernel import BpfMap
 from appliance.cubevs.maps import Destination, DivertedKey, diverted_pin
 from appliance.cubevs.switch import CubeVS
@@ -23,7 +26,7 @@ from appliance.domain.egress import HeaderRule, Tunnel
 from appliance.domain.ids import new_sandbox_id
 from tests.integration.cubevs.port import NEIGHBOUR, NODE, PASS, Port, guest_echo, guest_tcp, guest_udp
 from tests.support.packets import ACK, FIN, RST, SYN, Frame, parse, tcp_frame, udp_frame
-from tests.support.sandbox_net import METADATA, NODE_UPLINK, OUTSIDE, Site
+from tests.support.sandbox_net import ELSEWHERE, METADATA, NODE_UPLINK, OUTSIDE, PRIVATE, Site
 
 pytestmark = pytest.mark.root
 
@@ -199,6 +202,26 @@ async def test_of_a_proxy_that_is_needed_no_more_a_guest_gets_resets_only(switch
     assert (parse(reset.frame).source, parse(reset.frame).l4[:2]) == (OUTSIDE, (22).to_bytes(2, "big"))
     await switch.revoke(tunnelled.tap)
     assert tunnelled.from_node(answer(tunnelled, PROXY_TCP_PORT, RST)).reason is DropReason.NOT_FROM_HOST
+
+
+NETWORKS = tuple(map(IPv4Network, ("203.0.113.0/24", "203.0.113.2/32", "203.0.113.2/31", "0.0.0.0/1", "10.0.0.0/8")))
+ADDRESSES = (OUTSIDE, OTHER, ELSEWHERE, METADATA, PRIVATE, NEIGHBOUR, NODE, NODE_UPLINK, IPv4Address("93.184.216.34"))
+
+
+@pytest.mark.parametrize("allow_internet", [True, False])
+async def test_the_proxy_decides_about_addresses_as_the_programs_do(
+    switch: CubeVS, unadmitted: Port, place: Site, *, allow_internet: bool
+) -> None:
+    node_addresses = await netlink.local_addresses()
+    ports = itertools.count(10000)
+    for allow, deny in itertools.product([(), *itertools.combinations(NETWORKS, 1), NETWORKS[1:3]], repeat=2):
+        policy = replace(TUNNELLED, allow_internet=allow_internet, allow=allow, deny=deny)
+        await switch.admit(unadmitted.tap, new_sandbox_id(), policy)
+        rules = rule_files.read(place.egress_rules, unadmitted.tap.address)
+        assert rules is not None
+        for address in ADDRESSES:
+            by_programs = unadmitted.passes(guest_tcp(address, sport=next(ports), dport=22))
+            assert by_programs is rules.allows_by_address(address, node_addresses=node_addresses), (policy, address)
 
 
 @pytest.mark.parametrize("proxy_port", [PROXY_HTTP_PORT, PROXY_TLS_PORT, PROXY_TCP_PORT])
