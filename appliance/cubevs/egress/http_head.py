@@ -50,8 +50,8 @@ class RequestHead:
 
         The connection ends with this request or, with `websocket`, becomes one.
         """
-        replaced = {name.lower() for name, _ in added}
-        kept = [field for field in self.fields if field[0].lower() not in replaced]
+        replaced = {_as_variable(name) for name, _ in added}
+        kept = [field for field in self.fields if _as_variable(field[0]) not in replaced]
         own = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")) if websocket else ((b"Connection", b"close"),)
         fields = [name + b": " + value for name, value in (*kept, *added, *own)]
         return b"\r\n".join((self.line, *fields, b"", b""))
@@ -105,6 +105,11 @@ def parse_head(raw: bytes, *, port: int = 80) -> RequestHead:
         line=lines[0],
         fields=_forwarded(fields),
     )
+
+
+def _as_variable(name: bytes) -> bytes:
+    """Return what a server that makes variables of header fields, as CGI and WSGI do, tells a field by."""
+    return name.lower().replace(b"_", b"-")
 
 
 def _values(fields: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

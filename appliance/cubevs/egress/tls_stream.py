@@ -98,8 +98,9 @@ class TlsStream:
             try:
                 data = self._tls.read(PIECE)
             except ssl.SSLWantReadError:
-                # An answer to a key update, for example.
-                await self.drain()
+                # TLS may have something to say itself. Else reading must not wait for the other side to read.
+                if self._outgoing.pending:
+                    await self.drain()
                 await self._receive()
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 self._ended = True

@@ -17,7 +17,7 @@ def head(*lines: str, port: int = 443) -> RequestHead:
 
 
 def test_a_rule_takes_the_place_of_all_fields_of_its_names() -> None:
-    sent = head("x-key: 1", "X-KEY: 2", "X-Key2: kept", "Connection: X-Key").forwarded(injected(rule()))
+    sent = head("x-key: 1", "X-KEY: 2", "X-Key2: kept", "x_key: 3", "Connection: X-Key").forwarded(injected(rule()))
     assert sent == (
         b"GET /a HTTP/1.1\r\nHost: example.com\r\nX-Key2: kept\r\nX-Key: canary\r\nConnection: close\r\n\r\n"
     )

@@ -98,6 +98,20 @@ async def test_much_passes_both_ways_at_once(ends: Pair) -> None:
     assert received.result() == data
 
 
+async def test_reading_does_not_wait_for_the_other_side_to_read(ends: Pair) -> None:
+    ends.writer.transport.pause_reading()  # type: ignore[attr-defined]  # of TLS's own kind
+
+    async def send() -> None:
+        while True:
+            ends.near.write(bytes(30_000))
+            await ends.near.drain()
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(send(), 0.5)
+    ends.writer.write(b"abc")
+    assert await asyncio.wait_for(ends.near.readexactly(3), 30) == b"abc"
+
+
 async def test_reading_is_as_with_a_stream_reader(ends: Pair) -> None:
     ends.writer.write(b"one\r\n\r\ntwo\r\n\r\nthree")
     assert await ends.near.readuntil(b"\r\n\r\n") == b"one\r\n\r\n"
