@@ -56,11 +56,10 @@ async def world(place: Site, directory: Path, *, by_tls: Answerer | None = None)
 async def _serve(
     place: Site, address: IPv4Address, port: int, handler: Handler, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[None]:
-    served = 0
+    served: set[StreamWriter] = set()
 
     async def guarded(reader: StreamReader, writer: StreamWriter) -> None:
-        nonlocal served
-        served += 1
+        served.add(writer)
         try:
             await handler(reader, writer)
         except (OSError, asyncio.IncompleteReadError):  # ended early, which is what some tests want
@@ -68,7 +67,7 @@ async def _serve(
         finally:
             # At once: `close` would wait for what a client that is gone has to say to the end of TLS.
             writer.transport.abort()
-            served -= 1
+            served.discard(writer)
 
     listener = place.listen(address, port)
     listener.setblocking(False)
@@ -77,7 +76,9 @@ async def _serve(
         yield
     finally:
         server.close()
-        await eventually(lambda: served == 0)
+        for writer in tuple(served):  # of a guest that went away and could not say so any more
+            writer.transport.abort()
+        await eventually(lambda: not served)
 
 
 def echo(made: World, address: IPv4Address) -> Handler:
