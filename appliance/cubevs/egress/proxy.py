@@ -214,7 +214,7 @@ class EgressProxy:
         connection.upstream = upstream = await self._dialler.dial(name, port, rules)
         stream: Stream = TcpStream(upstream.reader, upstream.writer)
         if isinstance(connection.protocol, Https):
-            stream = await self._interceptor.as_client(stream, name)
+            stream = await self._interceptor.as_client(stream, name, connection.stream)
         # Dialling took time, in which the rules may have changed.
         if connection.broken_off or not await self._may_go_on(connection, self._rules.rules(connection.address)):
             raise Refused(Reason.POLICY_CHANGED, f"{name} is no domain that this sandbox may reach any more.")
