@@ -22,6 +22,8 @@ def upstream_trust(also: Path | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(list(ALPN))
+    # What is cut short is to be told from what ends.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     if also is not None:
         context.load_verify_locations(also)
     return context
@@ -46,8 +48,8 @@ class Interceptor:
             raise Refused(Reason.UNTRUSTED, why) from error
         return stream
 
-    async def as_client(self, upstream: Stream, name: str) -> TlsStream:
-        """Be a client of `name`, whose certificate is verified. Raises Refused."""
+    async def as_client(self, upstream: Stream, name: str, guest: Stream) -> TlsStream:
+        """Be a client of `name`, whose certificate is verified, for what `as_server` returned. Raises Refused."""
         stream = TlsStream(upstream, self._trust, server_hostname=name)
         try:
             async with asyncio.timeout(self._handshake_s):
@@ -57,4 +59,6 @@ class Interceptor:
             raise Refused(Reason.UNVERIFIED, why) from error
         except (OSError, TimeoutError) as error:
             raise Refused(Reason.UPSTREAM, f"{name} does not answer by TLS 1.2 or later on port 443.") from error
+        if isinstance(guest, TlsStream):
+            guest.passes_on(stream)
         return stream

@@ -235,7 +235,7 @@ class EgressProxy:
         stream = upstream.stream
         if isinstance(connection.protocol, Https):
             assert connection.name is not None
-            stream = await self._interceptor.as_client(stream, connection.name)
+            stream = await self._interceptor.as_client(stream, connection.name, connection.stream)
         # Dialling took time, in which the rules may have changed.
         if connection.broken_off or not await self._may_go_on(connection, self._rules.rules(connection.address)):
             raise Refused(Reason.POLICY_CHANGED, "What this sandbox may reach has just been changed.")

@@ -30,6 +30,12 @@ class TlsStream:
         )
         self._read = bytearray()
         self._ended = False
+        self._cut = False
+        self._source: TlsStream | None = None
+
+    def passes_on(self, source: TlsStream) -> None:
+        """End as `source` did, which all that is written comes from: what was cut short there must not look whole."""
+        self._source = source
 
     async def handshake(self) -> None:
         """Raises ssl.SSLError, and OSError where the other side is gone."""
@@ -82,8 +88,11 @@ class TlsStream:
         await self._below.drain()
 
     async def end(self) -> None:
-        with suppress(ssl.SSLError):  # it says that it is the first to end, or that the other side has ended already
-            self._tls.unwrap()
+        if self._source is None or not self._source._cut:
+            with suppress(
+                ssl.SSLError
+            ):  # it says that it is the first to end, or that the other side has ended already
+                self._tls.unwrap()
         await self.drain()
         await self._below.end()
 
@@ -93,7 +102,7 @@ class TlsStream:
         return taken
 
     async def _more(self) -> bool:
-        """Read on. False at the end, whether the other side said so or not: what HTTP has an end of says it itself."""
+        """Read on. False at the end, whether the other side said so or not, as many servers do not."""
         while not self._ended:
             try:
                 data = self._tls.read(PIECE)
@@ -102,8 +111,12 @@ class TlsStream:
                 if self._outgoing.pending:
                     await self.drain()
                 await self._receive()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                self._ended = True
+            except ssl.SSLError as error:
+                # Of OpenSSL 3, Python has it as an SSLEOFError from some release on only.
+                self._cut = isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
+                self._ended = self._cut or isinstance(error, ssl.SSLZeroReturnError)
+                if not self._ended:
+                    raise
             else:
                 self._ended = not data
                 self._read += data

@@ -32,7 +32,12 @@ def pem_certificates(text: str) -> str:
 
 def subject_hashes(pem: str) -> list[str]:
     """Return the hash of each certificate that `pem_certificates` returned."""
-    return [subject_hash(base64.b64decode("".join(match[1].split()))) for match in _PEM.finditer(pem)]
+    return [subject_hash(der) for der in der_certificates(pem)]
+
+
+def der_certificates(pem: str) -> list[bytes]:
+    """Return each certificate that `pem_certificates` returned, as DER."""
+    return [base64.b64decode("".join(match[1].split())) for match in _PEM.finditer(pem)]
 
 
 def subject_hash(der: bytes) -> str:

@@ -171,3 +171,39 @@ async def test_a_side_that_ends_within_the_handshake_is_an_error(contexts: Conte
         await near.handshake()
     theirs.close()
     below.transport.abort()
+
+
+def _client(context: ssl.SSLContext, end: socket.socket) -> ssl.SSLSocket:
+    return context.wrap_socket(end, server_hostname="example.com", suppress_ragged_eofs=False)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+async def test_what_was_cut_short_does_not_end_as_if_it_were_whole(contexts: Contexts, *, cut: bool) -> None:
+    server, client = contexts
+    client.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    source = await pair(contexts, we_serve=False)
+    ours, theirs = socket.socketpair()
+    reader, below = await asyncio.open_connection(sock=ours)
+    near = TlsStream(TcpStream(reader, below), server)
+    near.passes_on(source.near)
+    theirs.settimeout(30)
+    far = asyncio.create_task(asyncio.to_thread(_client, client, theirs))
+    async with asyncio.timeout(30):
+        await near.handshake()
+        guest = await far
+        source.writer.write(b"part")
+        await source.writer.drain()
+        assert await source.near.readexactly(4) == b"part"
+        source.writer.transport.abort() if cut else source.writer.close()
+        assert await source.near.read() == b""
+        near.write(b"part")
+        await near.end()
+        assert await asyncio.to_thread(guest.recv, 4) == b"part"
+        if cut:
+            with pytest.raises(ssl.SSLError, match=r"(?i)eof"):
+                await asyncio.to_thread(guest.recv, 1)
+        else:
+            assert await asyncio.to_thread(guest.recv, 1) == b""
+    guest.close()
+    for writer in (source.below, source.writer, below):
+        writer.transport.abort()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
+import shutil
 import ssl
 import stat
+import struct
 import subprocess
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,8 +24,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.cubevs.egress.authority import Authority
-from guest_agent.identity import trust
+from guest_agent.identity import java_trust, trust
 from guest_agent.identity.certificates import pem_certificates, subject_hash, subject_hashes
+from image_build.java_trust import key_store
 
 BUNDLE = Path("etc/ssl/certs/ca-certificates.crt")
 OWN = Path("usr/local/share/ca-certificates/e2b-ca.crt")
@@ -142,6 +148,14 @@ def test_what_the_image_s_own_tools_rebuilt_is_not_doubled(root: Path) -> None:
     assert (root / BUNDLE).read_text() == IMAGES + TWO
 
 
+def test_what_somebody_made_of_the_last_one_is_no_hindrance(root: Path) -> None:
+    trust.install(ONE, root)
+    (root / OWN).write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    trust.install(TWO, root)
+    assert (root / OWN).read_text() == TWO
+    assert (root / BUNDLE).read_text().endswith(TWO)
+
+
 def test_an_image_without_authorities_gets_one(tmp_path: Path) -> None:
     trust.install(ONE, tmp_path)
     assert (tmp_path / BUNDLE).read_text() == ONE
@@ -207,3 +221,57 @@ def test_python_trusts_by_the_file_and_openssl_by_the_directory(root: Path) -> N
         check=False,
     )
     assert shown.stdout.endswith(": OK\n"), shown.stderr
+
+
+def fingerprints(store: Path) -> set[str]:
+    """Return what Java finds in a store."""
+    shown = subprocess.run(
+        ("keytool", "-list", "-keystore", str(store), "-storepass", "changeit"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stdout
+    return {line.rpartition(" ")[2] for line in shown.stdout.splitlines() if "SHA-256" in line}
+
+
+def fingerprint(pem: str) -> str:
+    return ":".join(f"{byte:02X}" for byte in hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest())
+
+
+@pytest.fixture
+def java_store(root: Path) -> Path:
+    store = root / "etc/ssl/certs/java/cacerts"
+    store.parent.mkdir()
+    store.write_bytes(key_store([ssl.PEM_cert_to_DER_cert(authority("the image's"))]))
+    return store
+
+
+@pytest.mark.skipif(shutil.which("keytool") is None, reason="needs Java")
+def test_java_trusts_it_too(root: Path, java_store: Path) -> None:
+    images = fingerprint(authority("the image's"))
+    trust.install(ONE, root)
+    assert fingerprints(java_store) == {images, fingerprint(ONE)}
+    before = java_store.stat()
+    trust.install(ONE, root)
+    assert java_store.stat() == before
+    trust.install(TWO, root)
+    assert fingerprints(java_store) == {images, fingerprint(TWO)}
+
+
+@pytest.mark.parametrize("spoil", [lambda store: b"", lambda store: store[:-1], lambda store: b"PKCS12" + store])
+def test_a_store_of_another_kind_is_left_alone(root: Path, java_store: Path, spoil: Callable[[bytes], bytes]) -> None:
+    java_store.write_bytes(spoil(java_store.read_bytes()))
+    before = java_store.read_bytes()
+    trust.install(ONE, root)
+    assert java_store.read_bytes() == before
+    assert (root / BUNDLE).read_text() == IMAGES + ONE
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_store_or_are_none(data: bytes) -> None:
+    content = struct.pack(">II", 0xFEEDFEED, 2) + data
+    digest = hashlib.sha1("changeit".encode("utf-16-be") + b"Mighty Aphrodite" + content).digest()
+    with suppress(ValueError):
+        java_trust.with_certificates(content + digest, [])
