@@ -57,7 +57,7 @@ def build_proxy(settings: EgressSettings, registry: CollectorRegistry) -> Egress
 
 
 def create_app(settings: EgressSettings) -> FastAPI:
-    """Return the application; the proxy listens while it is served."""
+    """Return the application; the proxy listens while it is served. Raises OSError for certificates that are none."""
     registry = CollectorRegistry()
     proxy = build_proxy(settings, registry)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import stat
+import subprocess
 import sys
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from appliance.domain.ids import SandboxId
 from tests.integration.cubevs.conftest import MakeGuest
 from tests.integration.cubevs.egress_proxy import EVERYTHING, Egress, running_egress
 from tests.integration.cubevs.egress_world import DEADLINE_S, Handler, World, connect, get, http
+from tests.integration.cubevs.test_egress_process import PROGRAM
 from tests.support.sandbox_net import OUTSIDE, Guest, Site
 from tests.support.waiting import eventually
 
@@ -396,3 +398,14 @@ async def test_header_rules_alone_are_published_and_kept(sandbox: Sandbox, in_no
     assert rule_files.read(in_node.egress_rules, sandbox.tap.address) == before
     await sandbox.admit(EgressPolicy())
     assert rule_files.published(in_node.egress_rules) == set()
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_trusted_certificates_that_are_none_are_said_at_the_start(tmp_path: Path, content: str | None) -> None:
+    trusted, config = tmp_path / "trusted.pem", tmp_path / "cubevs-egress.toml"
+    if content is not None:
+        trusted.write_text(content)
+    config.write_text(f'trusted_certificates = "{trusted}"\n')
+    ended = subprocess.run((*PROGRAM, "--config", str(config)), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert "the trusted certificates cannot be read" in ended.stderr
