@@ -13,6 +13,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from appliance.cubevs.switch import CubeVS
+from appliance.domain.ids import SandboxId
 from tests.support.certificates import tls_contexts
 from tests.support.sandbox_net import ELSEWHERE, OUTSIDE, PRIVATE, Guest, Site
 from tests.support.waiting import eventually
@@ -160,6 +162,22 @@ async def http(guest: Guest, address: IPv4Address, request: bytes) -> tuple[int,
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         return int(head.split()[1]), await reader.read()
+
+
+async def https_lines(
+    switch: CubeVS, sandbox_id: SandboxId, guest: Guest, address: IPv4Address, request: bytes
+) -> list[bytes]:
+    """Send a request for example.com by TLS to `address`, as a guest that trusts the proxy; return who heard what."""
+    context = ssl.create_default_context(cadata=switch.trusted_certificate(sandbox_id))
+    async with asyncio.timeout(DEADLINE_S):
+        reader, writer = await asyncio.open_connection(
+            sock=await connect(guest, address, 443), ssl=context, server_hostname="example.com"
+        )
+        try:
+            writer.write(request)
+            return (await reader.readuntil(b"\r\n\r\n")).splitlines()
+        finally:
+            writer.transport.abort()
 
 
 def get(host: str, path: str = "/") -> bytes:

@@ -20,7 +20,7 @@ from appliance.domain.egress import HeaderRule
 from appliance.domain.ids import new_sandbox_id
 from tests.integration.cubevs.conftest import MakeGuest
 from tests.integration.cubevs.egress_proxy import EVERYTHING, LIMITS, Egress, running_egress
-from tests.integration.cubevs.egress_world import get, http, plain, tls, tls_answer
+from tests.integration.cubevs.egress_world import get, http, https_lines, plain, tls, tls_answer
 from tests.support.sandbox_net import ELSEWHERE, OUTSIDE, Guest, Site
 from tests.support.waiting import eventually
 
@@ -139,6 +139,17 @@ async def test_a_name_with_a_rule_leads_to_its_own_address_wherever_it_is_sent(e
     ((address, received),) = egress.world.requests
     assert (address, b"X-Key: secret" in received) == (str(OUTSIDE), True)
     assert egress.upstreams("name", "node") == 1
+
+
+async def test_a_name_with_a_rule_leads_to_its_own_address_by_tls_too(
+    egress: Egress, sandbox: tuple[Tap, Guest], switch: CubeVS
+) -> None:
+    tap, guest = sandbox
+    sandbox_id = new_sandbox_id()
+    await switch.admit(tap, sandbox_id, INSPECTED)
+    heard = await https_lines(switch, sandbox_id, guest, ELSEWHERE, get("example.com"))
+    assert (heard[0], b"X-Key: secret" in heard) == (str(OUTSIDE).encode(), True)
+    assert egress.world.tls_connections == [str(OUTSIDE)]
 
 
 async def test_a_name_that_passed_by_an_address_leads_to_no_denied_one(egress: Egress, make_guest: MakeGuest) -> None:

@@ -21,7 +21,7 @@ from appliance.domain.egress import HeaderRule, Tunnel, TunnelTls
 from appliance.domain.ids import new_sandbox_id
 from tests.integration.cubevs.conftest import MakeGuest
 from tests.integration.cubevs.egress_proxy import EVERYTHING, Egress, running_egress
-from tests.integration.cubevs.egress_world import get, http, plain, tls, tls_answer
+from tests.integration.cubevs.egress_world import get, http, https_lines, plain, tls, tls_answer
 from tests.support.certificates import tls_contexts
 from tests.support.sandbox_net import ELSEWHERE, METADATA, OUTSIDE, PRIVATE, Guest, Site
 from tests.support.socks5_server import Socks5Server, socks5_server
@@ -136,6 +136,18 @@ async def test_headers_are_added_on_the_way_into_the_tunnel(
     await eventually(lambda: len(egress.world.requests) == 1)
     assert b"X-Key: secret" in egress.world.requests[0][1]
     assert proxy.asked == [("example.com", 80)]
+
+
+async def test_headers_are_added_within_tls_that_leaves_by_the_tunnel(
+    egress: Egress, proxy: Socks5Server, sandbox: tuple[Tap, Guest], switch: CubeVS
+) -> None:
+    tap, guest = sandbox
+    sandbox_id = new_sandbox_id()
+    policy = replace(TUNNELLED, header_rules=(HeaderRule("example.com", {"X-Key": "secret"}),))
+    await switch.admit(tap, sandbox_id, policy)
+    heard = await https_lines(switch, sandbox_id, guest, ELSEWHERE, get("example.com"))
+    assert (heard[0], b"X-Key: secret" in heard) == (str(OUTSIDE).encode(), True)
+    assert proxy.asked == [("example.com", 443)]
 
 
 async def assert_nothing_leaves(egress: Egress, guest: Guest, *, status: int = 502) -> None:
