@@ -51,6 +51,8 @@ class Identity:
     """Whether variables that the guest has and `env_vars` does not stay: after a pause, or in a copy of a sandbox."""
     volume_paths: Sequence[str] = ()
     """Where the guest has the volume of each slot, from the first."""
+    ca_bundle: str | None = None
+    """PEM of what the guest is to trust besides what its image does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class GuestClient:
 
     async def init(self, identity: Identity, *, deadline: timedelta) -> str:
         """Give the guest its identity and return the agent's version. The guest acknowledges, or the call raises."""
-        body = {
+        body: dict[str, object] = {
             "accessToken": identity.access_token,
             "envVars": dict(identity.env_vars),
             "timestamp": identity.timestamp.isoformat().replace("+00:00", "Z"),
@@ -130,8 +132,15 @@ class GuestClient:
             "inheritEnv": identity.inherits_env,
             "volumeMounts": [{"slot": slot, "path": path} for slot, path in enumerate(identity.volume_paths)],
         }
+        if identity.ca_bundle is not None:
+            body["caBundle"] = identity.ca_bundle
         async with self._call("POST", "/init", deadline=deadline, data=json.dumps(body).encode()) as response:
             return response.headers.get("X-Envd-Version", "")
+
+    async def trust(self, ca_bundle: str, *, deadline: timedelta) -> None:
+        """Make the guest trust certificates in PEM besides what its image does. All else stays as `init` said."""
+        async with self._call("POST", "/trust", deadline=deadline, data=json.dumps({"caBundle": ca_bundle}).encode()):
+            return
 
     async def run(
         self,

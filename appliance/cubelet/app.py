@@ -110,6 +110,7 @@ async def production_drivers(settings: CubeletSettings) -> Drivers:
                 network=settings.network.sandbox_network,
                 bpffs=settings.network.bpffs,
                 egress_rules=settings.network.egress_rules,
+                egress_seed=settings.data_dir / "egress-seed",
                 dns_address=settings.network.dns_address,
                 denied_networks=settings.network.denied_networks,
                 vmm_uid_base=settings.vmm_uid_base,

@@ -72,6 +72,8 @@ class SandboxRecord(_Record):
     pooled: bool
     network_revision: str = ""
     """Of the rules it was last given."""
+    trusts_authority: bool = False
+    """Has its guest been told to trust the certificates that the egress proxy shows it?"""
 
 
 class VmRecord(_Record):

@@ -23,6 +23,8 @@ GATEWAY_MAC = "02:fc:00:00:00:06"
 # Of the egress proxy, on the node's own address of the sandbox network. Below the range that outgoing connections get.
 PROXY_HTTP_PORT = 10080
 PROXY_TLS_PORT = 10443
+PROXY_TCP_PORT = 10999
+"""For what a guest behind a tunnel sends to any other port."""
 
 HARD_DENIED_NETWORKS = tuple(
     IPv4Network(network)
@@ -110,6 +112,14 @@ class Switch(Protocol):
 
     async def admit(self, tap: Tap, sandbox_id: SandboxId, policy: EgressPolicy) -> None:
         """Let the guest behind `tap` talk, under `policy`. Replaces an earlier admission atomically."""
+        ...
+
+    def trusted_certificate(self, sandbox_id: SandboxId) -> str:
+        """Return, as PEM, the authority by which the names of the sandbox's header rules answer in its guest.
+
+        Always the same for a sandbox on this node, and another for each sandbox. Its guest is to trust it before header
+        rules come into force.
+        """
         ...
 
     async def revoke(self, tap: Tap) -> None:

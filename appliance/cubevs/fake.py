@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
 from appliance.cubevs.base import DropReason, EgressPolicy, Tap
+from appliance.cubevs.egress import authority
+from appliance.cubevs.egress.seed import SEED_BYTES
 from appliance.cubevs.taps import tap_address, tap_name
 from appliance.domain.errors import NetworkFailure
 from appliance.domain.ids import SandboxId
@@ -34,6 +36,7 @@ class FakeSwitch:
         self._ports: dict[int, _Port] = {}
         self._next_ifindex = 1
         self._started = False
+        self._seed = os.urandom(SEED_BYTES)
 
     async def start(self) -> None:
         self._started = True
@@ -55,6 +58,10 @@ class FakeSwitch:
 
     async def admit(self, tap: Tap, sandbox_id: SandboxId, policy: EgressPolicy) -> None:
         self._ports[tap.ifindex] = replace(self._port(tap), admission=Admission(sandbox_id, policy))
+
+    def trusted_certificate(self, sandbox_id: SandboxId) -> str:
+        self._require_started()
+        return authority.Authority(sandbox_id, authority.sandbox_key(self._seed, sandbox_id)).certificate()
 
     async def revoke(self, tap: Tap) -> None:
         self._require_started()

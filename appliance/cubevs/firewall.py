@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Final
 
-from appliance.cubevs.base import PROXY_HTTP_PORT, PROXY_TLS_PORT
+from appliance.cubevs.base import PROXY_HTTP_PORT, PROXY_TCP_PORT, PROXY_TLS_PORT
 from appliance.cubevs.taps import TAP_PREFIX
 from appliance.domain.errors import DeadlineExceeded, NetworkFailure
 
@@ -27,7 +27,8 @@ def ruleset(network: IPv4Network, dns_address: IPv4Address | None, *, flows_per_
     """
     taps = f'"{TAP_PREFIX}*"'
     dns = f"ip daddr {dns_address} udp dport 53 accept" if dns_address else "# no DNS for guests"
-    proxy = f"ip daddr {network[1]} tcp dport {{ {PROXY_HTTP_PORT}, {PROXY_TLS_PORT} }} accept"
+    ports = f"{{ {PROXY_HTTP_PORT}, {PROXY_TLS_PORT}, {PROXY_TCP_PORT} }}"
+    proxy = f"ip daddr {network[1]} tcp dport {ports} accept"
     return f"""\
 table inet cube
 delete table inet cube

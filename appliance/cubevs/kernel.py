@@ -44,6 +44,7 @@ class MapType(IntEnum):
 
 
 NO_PREALLOC: Final = 1
+_READ_ONLY: Final = 8
 
 
 class _Create(ctypes.Structure):
@@ -148,9 +149,12 @@ class BpfMap:
         return cls(_bpf(_Command.MAP_CREATE, attributes), shape)
 
     @classmethod
-    def open(cls, path: Path) -> BpfMap:
-        """Open a pinned map with the shape it was made with; FileNotFoundError where there is none."""
-        return cls._of(open_pin(path))
+    def open(cls, path: Path, *, read_only: bool = False) -> BpfMap:
+        """Open a pinned map with the shape it was made with; FileNotFoundError where there is none.
+
+        To read takes no capability (since Linux 5.19), but permission on the pin and the way there.
+        """
+        return cls._of(open_pin(path, read_only=read_only))
 
     @classmethod
     def by_id(cls, id_: int) -> BpfMap:
@@ -239,10 +243,11 @@ def pin(fd: int, path: Path) -> None:
     _bpf(_Command.OBJ_PIN, _Object(pathname=ctypes.addressof(name), bpf_fd=fd))
 
 
-def open_pin(path: Path) -> int:
+def open_pin(path: Path, *, read_only: bool = False) -> int:
     """Return a descriptor, close-on-exec, of a pinned map or program."""
     name = ctypes.create_string_buffer(os.fsencode(path))
-    return _bpf(_Command.OBJ_GET, _Object(pathname=ctypes.addressof(name)))
+    flags = _READ_ONLY if read_only else 0
+    return _bpf(_Command.OBJ_GET, _Object(pathname=ctypes.addressof(name), file_flags=flags))
 
 
 @dataclass(frozen=True, slots=True)

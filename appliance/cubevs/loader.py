@@ -21,7 +21,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from appliance.cubevs.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC
+from appliance.cubevs.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, PROXY_TCP_PORT
 from appliance.cubevs.kernel import open_pin
 from appliance.domain.errors import DeadlineExceeded, NetworkFailure
 
@@ -99,6 +99,7 @@ def definitions(maps: Path) -> list[str]:
         f"-DGATEWAY_ADDRESS={_address(GATEWAY_ADDRESS)}",
         f"-DGUEST_MAC={_mac(GUEST_MAC)}",
         f"-DGATEWAY_MAC={_mac(GATEWAY_MAC)}",
+        f"-DPROXY_TCP_PORT={PROXY_TCP_PORT}",
         f'-DCUBE_MAPS="{maps}"',
     ]
 

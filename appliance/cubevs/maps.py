@@ -7,6 +7,7 @@ the host's.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -21,12 +22,14 @@ from appliance.domain.errors import NetworkFailure
 # Of the pinned maps. Raise it when a struct of maps.h changes: another layout lives in another directory. A field that
 # takes the place of zeros, and whose zero means what the zeros meant, is no change.
 LAYOUT_VERSION: Final = 1
+DEFAULT_BPFFS: Final = Path("/run/cube/bpf")
 
 MAX_TAPS: Final = 4096
 _MAX_POLICY_ENTRIES: Final = 1 << 18
 _MAX_DENIED_NETWORKS: Final = 1024
 _MAX_NODE_ADDRESSES: Final = 4096
 _DROP_COUNTERS: Final = 32
+_MAX_DIVERTED: Final = 1 << 18
 _POLICY_FIXED_BITS: Final = 96
 
 ONLY_KEY: Final = struct.pack("=I", 0)
@@ -37,7 +40,13 @@ class TapFlag(IntFlag):
     ADMITTED = 1
     INTERNET = 2
     BY_DOMAIN = 4
+    INSPECTED = 8
+    TUNNELLED = 16
+    NAMELESS = 32
 
+
+PROXIED: Final = TapFlag.BY_DOMAIN | TapFlag.INSPECTED | TapFlag.TUNNELLED
+"""With any of them, the egress proxy needs to know the rules of the sandbox."""
 
 UNADMITTED: Final = TapFlag(0)
 
@@ -170,23 +179,64 @@ class SessionKey:
 class Session:
     """When a flow was last seen (nanoseconds of CLOCK_MONOTONIC) and who opened and closed it.
 
-    `original` is where the guest sent a flow that goes to the egress proxy, NOWHERE for every other.
+    `original` is where the guest sent a flow that goes to the egress proxy, NOWHERE for every other; `original_port`
+    to which port, where the proxy's own port does not tell.
     """
 
     seen_ns: int
     opener: Opener
     closed: Closed
     original: IPv4Address = NOWHERE
+    original_port: int = 0
 
-    LAYOUT = struct.Struct("=QBB2x4s")
+    LAYOUT = struct.Struct("=QBB2s4s")
 
     def pack(self) -> bytes:
-        return self.LAYOUT.pack(self.seen_ns, self.opener, self.closed, self.original.packed)
+        port = self.original_port.to_bytes(2, "big")
+        return self.LAYOUT.pack(self.seen_ns, self.opener, self.closed, port, self.original.packed)
 
     @classmethod
     def unpack(cls, value: bytes) -> Self:
-        seen_ns, opener, closed, original = cls.LAYOUT.unpack(value)
-        return cls(seen_ns, Opener(opener), Closed(closed), IPv4Address(original))
+        seen_ns, opener, closed, port, original = cls.LAYOUT.unpack(value)
+        return cls(seen_ns, Opener(opener), Closed(closed), IPv4Address(original), int.from_bytes(port, "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class DivertedKey:
+    """A flow as the egress proxy sees it."""
+
+    tap_address: IPv4Address
+    guest_port: int
+    proxy_port: int
+
+    LAYOUT = struct.Struct("=4s2s2s")
+
+    def pack(self) -> bytes:
+        guest_port, proxy_port = self.guest_port.to_bytes(2, "big"), self.proxy_port.to_bytes(2, "big")
+        return self.LAYOUT.pack(self.tap_address.packed, guest_port, proxy_port)
+
+    @classmethod
+    def unpack(cls, key: bytes) -> Self:
+        address, guest_port, proxy_port = cls.LAYOUT.unpack(key)
+        return cls(IPv4Address(address), int.from_bytes(guest_port, "big"), int.from_bytes(proxy_port, "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a guest sent a flow that was diverted."""
+
+    address: IPv4Address
+    port: int
+
+    LAYOUT = struct.Struct("=4s2s2x")
+
+    def pack(self) -> bytes:
+        return self.LAYOUT.pack(self.address.packed, self.port.to_bytes(2, "big"))
+
+    @classmethod
+    def unpack(cls, value: bytes) -> Self:
+        address, port = cls.LAYOUT.unpack(value)
+        return cls(IPv4Address(address), int.from_bytes(port, "big"))
 
 
 def pack_index(index: int) -> bytes:
@@ -216,6 +266,7 @@ SHAPES: Final = {
     "policy": MapShape(MapType.LPM_TRIE, PolicyKey.LAYOUT.size, 4, _MAX_POLICY_ENTRIES, NO_PREALLOC),
     "node_addresses": MapShape(MapType.HASH, 4, 4, _MAX_NODE_ADDRESSES),
     "drops": MapShape(MapType.PERCPU_ARRAY, 4, 8, _DROP_COUNTERS),
+    "diverted": MapShape(MapType.LRU_HASH, DivertedKey.LAYOUT.size, Destination.LAYOUT.size, _MAX_DIVERTED),
 }
 
 
@@ -279,6 +330,24 @@ def replace_set(target: BpfMap, wanted: set[bytes]) -> None:
         target.put(key, pack_mark())
     for key in present - wanted:
         target.delete(key)
+
+
+def maps_directory(bpffs: Path) -> Path:
+    """Return where the maps of this layout are pinned."""
+    return bpffs / f"v{LAYOUT_VERSION}" / "maps"
+
+
+def diverted_pin(bpffs: Path) -> Path:
+    return maps_directory(bpffs) / "diverted"
+
+
+def let_read_diverted(bpffs: Path, group: int) -> None:
+    """Let `group` read where flows were sent that are diverted, and nothing else: each other pin is root's alone."""
+    pin = diverted_pin(bpffs)
+    os.chown(pin, 0, group)
+    pin.chmod(0o640)
+    for directory in (bpffs, pin.parent.parent, pin.parent):
+        directory.chmod(0o711)
 
 
 def open_maps(directory: Path, *, sessions_per_tap: int) -> Maps:

@@ -12,7 +12,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -30,14 +30,16 @@ from appliance.cubevs.base import (
     EgressPolicy,
     Tap,
 )
-from appliance.cubevs.egress import rule_files
+from appliance.cubevs.egress import authority, rule_files
 from appliance.cubevs.egress.rules import SandboxRules
+from appliance.cubevs.egress.seed import node_seed
 from appliance.cubevs.kernel import is_bpffs
 from appliance.cubevs.loader import KernelHeaders, Programs, forget_other_programs, load_programs
 from appliance.cubevs.maps import (
-    LAYOUT_VERSION,
+    DEFAULT_BPFFS,
     MAX_TAPS,
     ONLY_KEY,
+    PROXIED,
     UNADMITTED,
     Config,
     Maps,
@@ -46,6 +48,8 @@ from appliance.cubevs.maps import (
     PolicyList,
     TapEntry,
     TapFlag,
+    let_read_diverted,
+    maps_directory,
     open_maps,
     pack_index,
     pack_mark,
@@ -72,7 +76,7 @@ class SwitchSettings:
     """What the node's operator decides. Idle times follow the kernel's connection tracking, as masquerade does."""
 
     network: IPv4Network = DEFAULT_NETWORK
-    bpffs: Path = Path("/run/cube/bpf")
+    bpffs: Path = DEFAULT_BPFFS
     """Where a BPF file system is mounted; not under /sys, which containers see read-only."""
     dns_address: IPv4Address | None = DEFAULT_NETWORK[1]
     """Where guests' questions to their gateway, port 53, are sent. None: guests have no DNS."""
@@ -85,7 +89,10 @@ class SwitchSettings:
     kernel_headers: KernelHeaders | None = None
     """Where BCC finds kernel headers; None: found under /lib/modules."""
     egress_rules: Path = rule_files.DEFAULT_DIRECTORY
-    """Where the rules by domain are left for the egress proxy."""
+    """Where the rules of sandboxes are left for the egress proxy: on a tmpfs, they hold secrets. The directory's group
+    is the proxy's."""
+    egress_seed: Path = Path("/var/lib/cube/egress-seed")
+    """What the certificate authorities of sandboxes come from; made at the first start."""
     vmm_uid_base: int = 100_000
     """The VMM behind tap N runs as this plus N, who owns the tap: what one VMM owns, another cannot open or signal."""
 
@@ -104,7 +111,6 @@ class CubeVS:
 
     def __init__(self, settings: SwitchSettings) -> None:
         self._settings = settings
-        self._root = settings.bpffs / f"v{LAYOUT_VERSION}"
         self._making = asyncio.Lock()
         self._changing: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)  # by ifindex
         self._started: _Started | None = None
@@ -121,16 +127,17 @@ class CubeVS:
             await firewall.apply(
                 firewall.ruleset(settings.network, settings.dns_address, flows_per_guest=settings.sessions_per_tap)
             )
-            maps = open_maps(self._root / "maps", sessions_per_tap=settings.sessions_per_tap)
+            maps = open_maps(maps_directory(settings.bpffs), sessions_per_tap=settings.sessions_per_tap)
+            self._let_proxy_in()
             replace_set(maps.denied, _denied_keys((*HARD_DENIED_NETWORKS, *settings.denied_networks)))
             replace_set(maps.node_addresses, {a.packed for a in await netlink.local_addresses()})
             maps.config.put(ONLY_KEY, self._config().pack())
-            programs_root = self._root / "programs"
-            programs = await load_programs(self._root / "maps", programs_root, settings.kernel_headers)
+            programs_root = maps_directory(settings.bpffs).with_name("programs")
+            programs = await load_programs(maps_directory(settings.bpffs), programs_root, settings.kernel_headers)
             if self._started:
                 self._started.programs.close()
-            self._started = _Started(maps, programs)
-            await self._adopt(maps, programs)
+            self._started = _Started(maps, programs, self._seed())
+            await self._adopt(self._started)
             forget_other_programs(programs_root, programs.digest)
             self.resets_connections = sockets.can_abort()
             if not self.resets_connections:
@@ -184,6 +191,10 @@ class CubeVS:
                 _forget_policy(maps, tap.ifindex, keep=generation)
             await netlink.label(tap.ifindex, sandbox_id)
 
+    def trusted_certificate(self, sandbox_id: SandboxId) -> str:
+        seed = self._require_started().seed
+        return authority.Authority(sandbox_id, authority.sandbox_key(seed, sandbox_id)).certificate()
+
     async def revoke(self, tap: Tap) -> None:
         async with self._changing[tap.ifindex]:
             maps = self._require_started().maps
@@ -215,22 +226,29 @@ class CubeVS:
 
     @contextmanager
     def _published(self, tap: Tap, sandbox_id: SandboxId, policy: EgressPolicy) -> Iterator[None]:
-        """Publish the rules by domain while the block switches the programs over. Where it fails, the former ones stay.
+        """Publish what the proxy is to know while the block switches the programs. Where it fails, the former stays.
 
         The proxy knows the new rules before the programs send it what they are for, and keeps the old no longer than
         they are in force: at no time does it let pass what neither policy allows.
         """
         directory = self._settings.egress_rules
-        if not policy.allow_domains:
+        if not tap_flags(policy) & PROXIED:
             yield
             rule_files.withdraw(directory, tap.address)
             return
+        seed = self._require_started().seed
         former = rule_files.read(directory, tap.address)
         rules = SandboxRules(
             sandbox_id=sandbox_id,
+            allow_internet=policy.allow_internet,
+            allow=policy.allow,
+            deny=policy.deny,
             allow_domains=policy.allow_domains,
+            tunnel=policy.tunnel,
             sandbox_network=self._settings.network,
             denied_networks=self._settings.denied_networks,
+            header_rules=policy.header_rules,
+            authority_key=authority.sandbox_key(seed, sandbox_id).hex() if policy.header_rules else "",
         )
         rule_files.publish(directory, tap.address, rules)
         try:
@@ -242,10 +260,24 @@ class CubeVS:
                 rule_files.publish(directory, tap.address, former)
             raise
 
+    def _let_proxy_in(self) -> None:
+        """Let whoever may read the rules read where flows were sent, too."""
+        try:
+            group = self._settings.egress_rules.stat().st_gid
+        except FileNotFoundError:  # then nobody is admitted under rules for a proxy either
+            return
+        let_read_diverted(self._settings.bpffs, group)
+
     def _require_started(self) -> _Started:
         if self._started is None:
             raise NetworkFailure("CubeVS is not started")
         return self._started
+
+    def _seed(self) -> bytes:
+        try:
+            return node_seed(self._settings.egress_seed)
+        except (OSError, ValueError) as error:
+            raise NetworkFailure(f"there is no seed for the certificates of sandboxes: {error}") from error
 
     def _config(self) -> Config:
         settings = self._settings
@@ -268,15 +300,16 @@ class CubeVS:
             ifindex = socket.if_nametoindex(NODE_DEVICE)
         await netlink.hold_address(ifindex, self._settings.node_address)
 
-    async def _adopt(self, maps: Maps, programs: Programs) -> None:
+    async def _adopt(self, started: _Started) -> None:
         """Bring every tap that is there under today's programs, and forget what the maps hold of others."""
+        maps = started.maps
         present = await self.taps()
         # A Cubelet that died while it made a tap may have left one half made.
         half_made = {link.ifindex for link in await netlink.links(taps.TAP_PREFIX) if link.mac != GATEWAY_MAC}
         for tap in present:
             if tap.ifindex in half_made:
                 await netlink.prepare(tap.ifindex)
-            await self._set_up(tap, _Started(maps, programs))
+            await self._set_up(tap, started)
         indices = {tap.ifindex for tap in present}
         for stale in (set(maps.taps.keys()) | set(maps.sessions.keys())) - {pack_index(i) for i in indices}:
             maps.taps.delete(stale)
@@ -285,7 +318,7 @@ class CubeVS:
         generations = {unpack_index(key): self._generation(key, maps) for key in known}
         for key in stale_policy(maps.policy.keys(), generations):
             maps.policy.delete(key)
-        admitted = {tap.address for tap in present if TapFlag.BY_DOMAIN in self._entry(tap, maps).flags}
+        admitted = {tap.address for tap in present if self._entry(tap, maps).flags & PROXIED}
         for address in rule_files.published(self._settings.egress_rules) - admitted:
             rule_files.withdraw(self._settings.egress_rules, address)
 
@@ -343,6 +376,7 @@ class CubeVS:
 class _Started:
     maps: Maps
     programs: Programs
+    seed: bytes = field(repr=False)
 
 
 def tap_flags(policy: EgressPolicy) -> TapFlag:
@@ -352,6 +386,12 @@ def tap_flags(policy: EgressPolicy) -> TapFlag:
         flags |= TapFlag.INTERNET
     if policy.allow_domains:
         flags |= TapFlag.BY_DOMAIN
+    if policy.header_rules:
+        flags |= TapFlag.INSPECTED
+    if policy.tunnel is not None:
+        flags |= TapFlag.TUNNELLED
+    if not policy.name_service:
+        flags |= TapFlag.NAMELESS
     return flags
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from appliance.cubevs.base import DropReason, EgressPolicy, Switch, Tap
 from appliance.cubevs.fake import FakeSwitch
+from appliance.domain.egress import HeaderRule, Tunnel
 from appliance.domain.errors import NetworkFailure
 from appliance.domain.ids import new_sandbox_id
 from tests.support.sandbox_net import site
@@ -38,6 +40,8 @@ async def tap(switch: Switch) -> Tap:
 async def test_nothing_works_before_start(stopped_switch: Switch) -> None:
     with pytest.raises(NetworkFailure, match="not started"):
         await stopped_switch.create_tap()
+    with pytest.raises(NetworkFailure, match="not started"):
+        stopped_switch.trusted_certificate(new_sandbox_id())
 
 
 async def test_start_may_be_repeated(switch: Switch, tap: Tap) -> None:
@@ -77,6 +81,19 @@ async def test_admission_may_be_replaced(switch: Switch, tap: Tap) -> None:
     await switch.admit(tap, new_sandbox_id(), EgressPolicy())
     await switch.admit(tap, new_sandbox_id(), EgressPolicy(allow_internet=False))
     await switch.admit(tap, new_sandbox_id(), EgressPolicy(allow_domains=("example.com",)))
+    await switch.admit(tap, new_sandbox_id(), EgressPolicy(tunnel=Tunnel("proxy.example.com", 1080)))
+    await switch.admit(tap, new_sandbox_id(), EgressPolicy(header_rules=(HeaderRule("example.com", {"X": "y"}),)))
+    await switch.admit(tap, new_sandbox_id(), EgressPolicy(name_service=False))
+    await switch.admit(tap, new_sandbox_id(), EgressPolicy(header_rules=(HeaderRule("example.com", {"X-Key": "a"}),)))
+
+
+async def test_each_sandbox_has_an_authority_of_its_own_and_keeps_it(switch: Switch) -> None:
+    one, other = new_sandbox_id(), new_sandbox_id()
+    trusted = switch.trusted_certificate(one)
+    assert x509.load_pem_x509_certificate(trusted.encode()).extensions.get_extension_for_class(x509.BasicConstraints)
+    assert switch.trusted_certificate(other) != trusted
+    await switch.start()
+    assert switch.trusted_certificate(one) == trusted
 
 
 async def test_revoke_may_be_repeated_and_followed_by_another_sandbox(switch: Switch, tap: Tap) -> None:

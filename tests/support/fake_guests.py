@@ -60,6 +60,9 @@ class FakeGuests:
     held_owners: asyncio.Event | None = None
     """An /init that gives the guest to a sandbox is answered once this is set."""
     waiting_owners: int = 0
+    trusted: list[tuple[str, str]] = field(default_factory=list)
+    """Sandboxes that were told to trust certificates while they ran, and which."""
+    stall_trust: bool = False
     refuse_flush: bool = False
     flushed: list[str] = field(default_factory=list)
     """Sandboxes whose guests were told to write all they have to their disks."""
@@ -94,6 +97,7 @@ class FakeGuests:
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_post("/init", self._init)
+        app.router.add_post("/trust", self._trust)
         app.router.add_post("/flush", self._flush)
         app.router.add_post("/volumes/release", self._release)
         app.router.add_route("*", "/volumes/file", self._content)
@@ -126,6 +130,12 @@ class FakeGuests:
         assert request.transport is not None
         self.identities.append((IPv4Address(request.transport.get_extra_info("sockname")[0]), body))
         return web.Response(status=204, headers={"X-Envd-Version": AGENT_VERSION})
+
+    async def _trust(self, request: web.Request) -> web.Response:
+        if self.stall_trust:
+            await asyncio.Event().wait()
+        self.trusted.append((self._owner(request), (await request.json())["caBundle"]))
+        return web.Response(status=204)
 
     async def _flush(self, request: web.Request) -> web.Response:
         if self.refuse_flush:

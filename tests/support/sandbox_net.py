@@ -55,7 +55,12 @@ class Site:
     def switch(self, *, sessions_per_tap: int = 4096) -> CubeVS:
         """Return a new switch, as a Cubelet that starts has; call it inside the node."""
         return CubeVS(
-            SwitchSettings(bpffs=self.bpffs, egress_rules=self.egress_rules, sessions_per_tap=sessions_per_tap)
+            SwitchSettings(
+                bpffs=self.bpffs,
+                egress_rules=self.egress_rules,
+                egress_seed=self.egress_rules.with_name("egress-seed"),
+                sessions_per_tap=sessions_per_tap,
+            )
         )
 
     def listen(self, address: IPv4Address, port: int) -> socket.socket:

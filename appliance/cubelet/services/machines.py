@@ -19,7 +19,7 @@ from appliance.clients.guest import GuestClient, Identity
 from appliance.common.clock import Clock
 from appliance.common.trees import remove_tree
 from appliance.contracts.node_volumes import MAX_VOLUMES
-from appliance.cubelet.runtime import AttachedVolume, RecordStore, Stage, VmRecord
+from appliance.cubelet.runtime import AttachedVolume, RecordStore, SandboxRecord, Stage, VmRecord
 from appliance.cubelet.services.booting import Boots
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_meta import TemplateMeta
@@ -216,6 +216,9 @@ class Machines:
 
     async def hand_over(self, machine: Machine, identity: Identity, egress: EgressPolicy) -> None:
         """Let a paused VM run as what `identity` says. Returns once its guest has acknowledged it."""
+        if egress.header_rules:
+            trusted = self._switch.trusted_certificate(SandboxId(identity.sandbox_id))
+            identity = replace(identity, ca_bundle=trusted)
         # All at once: what the guest sends before it is admitted is dropped, but for its answers to this node, and
         # what is sent to it before it runs waits in its tap.
         await together(
@@ -223,6 +226,20 @@ class Machines:
             self._hypervisor.resume(machine.process, deadline=self._restore_deadline),
             machine.guest.init(identity, deadline=self._init_deadline),
         )
+
+    async def have_trusted(self, machine: Machine, sandbox_id: SandboxId) -> None:
+        """Have the guest of a running sandbox trust what header rules need. Raises GuestFailure."""
+        # The connection of its beginning has been closed.
+        guest = GuestClient(machine.tap.address)
+        try:
+            await guest.trust(self._switch.trusted_certificate(sandbox_id), deadline=self._init_deadline)
+        except GuestFailure as error:
+            raise GuestFailure(
+                f"the network rules of sandbox '{sandbox_id}' stay as they were: its guest could not be told which "
+                f"certificates to trust where headers are added: {error.message}"
+            ) from error
+        finally:
+            await guest.close()
 
     async def start_services(self, machine: Machine, access_token: str | None) -> None:
         """Start what the template starts, in a guest that has been booted."""
@@ -370,6 +387,14 @@ def meta_of(record: VmRecord) -> TemplateMeta:
 def behind(tap: Tap) -> dict[str, Any]:
     """Return the fields of a record that name its tap."""
     return {"tap_name": tap.name, "tap_ifindex": tap.ifindex, "address": tap.address}
+
+
+def under(egress: EgressPolicy, former: SandboxRecord | None = None) -> dict[str, Any]:
+    """Return the fields of a sandbox's record that say under which rules it is. Their values are on no disk."""
+    return {
+        "network_revision": egress.revision,
+        "trusts_authority": bool(egress.header_rules) or (former is not None and former.trusts_authority),
+    }
 
 
 def new_vm_id() -> VmId:

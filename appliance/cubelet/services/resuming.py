@@ -16,7 +16,7 @@ from appliance.common.failpoints import reach
 from appliance.contracts.node import OnTimeout
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import UPPER, RecordStore, Stage, VmRecord
-from appliance.cubelet.services.machines import Machine, Machines, behind, meta_of
+from appliance.cubelet.services.machines import Machine, Machines, behind, meta_of, under
 from appliance.cubelet.services.pausing import VM, Pausing
 from appliance.cubelet.services.registry import Registry, sandbox_of
 from appliance.cubelet.services.running import Running
@@ -155,7 +155,7 @@ class Resuming:
             update={
                 "end_at": wanted.end_at,
                 "on_timeout": wanted.on_timeout,
-                "network_revision": wanted.egress.revision,
+                **under(wanted.egress),
             }
         )
         return record.model_copy(

@@ -17,7 +17,7 @@ import structlog
 from appliance.common.failpoints import reach
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import Stage, VmRecord
-from appliance.cubelet.services.machines import Machine, Machines
+from appliance.cubelet.services.machines import Machine, Machines, under
 from appliance.cubelet.services.registry import Registry
 from appliance.cubelet.services.running import Running
 from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
@@ -101,7 +101,7 @@ class Rollbacks:
                 await self._machines.start_services(machine, goal.access_token)
             reach("rollback:ready")
             # Its end may have been moved meanwhile, and is not moved while this is written.
-            machine.record = self._machines.save(_in_place_of(before.record, machine.record, goal.egress.revision))
+            machine.record = self._machines.save(_in_place_of(before.record, machine.record, goal.egress))
         except BaseException:
             await asyncio.shield(self._machines.discard(machine))
             raise
@@ -121,13 +121,13 @@ class Rollbacks:
             log.error("machine_not_freed", sandbox_id=sandbox_id, vm_id=replaced.record.vm_id, error=error.message)
 
 
-def _in_place_of(before: VmRecord, new: VmRecord, network_revision: str) -> VmRecord:
+def _in_place_of(before: VmRecord, new: VmRecord, egress: EgressPolicy) -> VmRecord:
     if before.sandbox is None:
         raise ValueError(f"VM {before.vm_id} has no sandbox")
     return new.model_copy(
         update={
             "stage": Stage.RUNNING,
             "generation": before.generation + 1,
-            "sandbox": before.sandbox.model_copy(update={"pooled": False, "network_revision": network_revision}),
+            "sandbox": before.sandbox.model_copy(update={"pooled": False, **under(egress)}),
         }
     )

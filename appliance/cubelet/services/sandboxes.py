@@ -14,7 +14,7 @@ from appliance.contracts.node import EndReason, OnTimeout
 from appliance.cubelet.concurrency import Activity
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import AttachedVolume, SandboxRecord, Stage, VmRecord
-from appliance.cubelet.services.machines import Machine, Machines
+from appliance.cubelet.services.machines import Machine, Machines, under
 from appliance.cubelet.services.pool import Pool
 from appliance.cubelet.services.registry import Registry, id_of, sandbox_of
 from appliance.cubelet.services.running import Running
@@ -126,7 +126,7 @@ class Sandboxes:
             end_at=request.end_at,
             on_timeout=request.on_timeout,
             pooled=pooled,
-            network_revision=request.egress.revision,
+            **under(request.egress),
         )
         try:
             machine.record = self._machines.save(
@@ -163,8 +163,11 @@ class Sandboxes:
         """Replace what a running sandbox may reach. Flows that are no longer allowed end with their next packet."""
         async with self._registry.locks.hold(sandbox_id):
             machine = self._registry.running(sandbox_id)
+            if policy.header_rules and not sandbox_of(machine.record).trusts_authority:
+                await self._machines.have_trusted(machine, sandbox_id)
             await self._switch.admit(machine.tap, sandbox_id, policy)
-            sandbox = sandbox_of(machine.record).model_copy(update={"network_revision": policy.revision})
+            former = sandbox_of(machine.record)
+            sandbox = former.model_copy(update=under(policy, former))
             # Recorded once it is in force: a crash in between has the same rules sent again.
             machine.record = self._machines.save(machine.record.model_copy(update={"sandbox": sandbox}))
 

@@ -7,7 +7,7 @@
  * apart by the tap's ifindex. Addressing, GUEST_ and GATEWAY_ constants come from base.py as definitions.
  *
  *   guest --> tap --[cube_from_guest: verify, decide, source becomes the tap's address]--> routing, masquerade --> out
- *                      | HTTP and TLS under a policy by domain: destination becomes the egress proxy's --> the node
+ *                      | what proxy.h says is for the egress proxy: destination becomes the proxy's --> the node
  *   guest <-- tap <--[cube_to_guest: only the node, or an answer; destination becomes the guest's]<-- routing <-- in
  *
  * What is not explicitly passed is dropped and counted under its reason.
@@ -122,26 +122,20 @@ int cube_from_guest(struct __sk_buff *skb)
 	} else {
 		if (!(tap->flags & TAP_ADMITTED))
 			return drop(DROP_NOT_ADMITTED);
-		/* A resolver is a way out: without internet there is none, unless names are what is allowed. */
 		if (dns)
-			reason = tap->flags & (TAP_INTERNET | TAP_BY_DOMAIN) ? 0 : DROP_POLICY;
+			reason = may_ask_for_names(tap) ? 0 : DROP_POLICY;
 		else if (destination == GATEWAY_ADDRESS)
 			reason = DROP_TO_HOST;
 		else
 			reason = refuse(skb, config, tap, destination);
-		/*
-		 * To denied networks as well, which the packet never sees: the proxy says why it refuses, and the
-		 * operator may have permitted it what no guest reaches by address.
-		 */
-		__be16 port = dns ? 0 : proxy_port(config, tap, &packet);
-		if (port && (reason == DROP_POLICY || reason == DROP_DENIED_NETWORK ||
-			     (!reason && is_diverted(sessions, config, &packet, port))))
+		__be16 port = proxy_port(config, tap, &packet);
+		if (is_for_proxy(sessions, config, tap, &packet, port, reason))
 			return divert(skb, config, tap, sessions, &packet, port);
 		if (!reason && icmp && packet.icmp_type != ICMP_ECHO)
 			reason = DROP_UNSUPPORTED_PROTOCOL;
 		if (reason)
 			return drop(reason);
-		record(sessions, &key, session, &packet, OPENED_BY_GUEST, 0);
+		record(sessions, &key, session, &packet, OPENED_BY_GUEST, 0, 0);
 	}
 
 	if (replace_address(skb, offsetof(struct iphdr, saddr), packet.ip.protocol, GUEST_ADDRESS, tap->address))
@@ -220,12 +214,13 @@ int cube_to_guest(struct __sk_buff *skb)
 
 	/* The kernel notes where it received a packet that it forwards; one that the node itself sent came from nowhere. */
 	if (!skb->ingress_ifindex && !from_dns) {
-		record(sessions, &key, session, &packet, OPENED_BY_NODE, 0);
+		record(sessions, &key, session, &packet, OPENED_BY_NODE, 0, 0);
 	} else {
 		if (!answer || !(tap->flags & TAP_ADMITTED) || (icmp && packet.icmp_type != ICMP_ECHOREPLY))
 			return drop(DROP_NOT_FROM_HOST);
 		/* So a policy that was tightened also ends what comes in. */
-		if (!from_dns && !policy_allows(ifindex, tap, packet.ip.saddr))
+		if (from_dns ? !may_ask_for_names(tap) :
+			       !policy_allows(ifindex, tap, packet.ip.saddr) || is_past_tunnel(tap, &packet))
 			return drop(DROP_POLICY);
 		record_answer(session, &packet);
 	}

@@ -27,6 +27,9 @@ struct cube_config {
 #define TAP_ADMITTED 1u
 #define TAP_INTERNET 2u
 #define TAP_BY_DOMAIN 4u     /* the egress proxy decides about HTTP and TLS that no address rule allows */
+#define TAP_INSPECTED 8u     /* HTTP and TLS that address rules allow pass the egress proxy as well */
+#define TAP_TUNNELLED 16u    /* and so does all TCP that they allow */
+#define TAP_NAMELESS 32u     /* the guest may not ask the node for names */
 
 struct cube_tap {
 	__be32 address;
@@ -71,8 +74,20 @@ struct cube_session {
 	u64 seen_ns;            /* CLOCK_MONOTONIC_COARSE */
 	u8 opener;
 	u8 closed;
-	u8 zero[2];
+	__be16 original_port;   /* of a flow that goes to the proxy's port for all TCP; zero: the proxy's port tells it */
 	__be32 original;        /* where the guest sent what goes to the egress proxy, its peer here; zero elsewhere */
+};
+
+struct cube_diverted_key {
+	__be32 tap_address;
+	__be16 guest_port;
+	__be16 proxy_port;
+};
+
+struct cube_destination {
+	__be32 address;
+	__be16 port;
+	u8 zero[2];
 };
 
 /* Only the shape of the inner map matters here: the real ones, one a tap, are made by user space. */
@@ -85,3 +100,11 @@ BPF_TABLE_PINNED("lpm_trie", struct cube_network_key, u32, cube_denied, 1, CUBE_
 BPF_TABLE_PINNED("lpm_trie", struct cube_policy_key, u32, cube_policy, 1, CUBE_MAPS "/policy");
 BPF_TABLE_PINNED("hash", __be32, u32, cube_node_addresses, 1, CUBE_MAPS "/node_addresses");
 BPF_TABLE_PINNED("percpu_array", u32, u64, cube_drops, 32, CUBE_MAPS "/drops");
+
+/*
+ * Where the guest sent what was diverted, for the egress proxy: written when a flow begins, read when the proxy accepts
+ * it, by a process that may open no other map. One for all taps, since a map of maps takes a privilege to look into.
+ * It has room for more than the 3 * 65535 flows that one guest can begin: alone, none pushes out what others just began.
+ */
+BPF_TABLE_PINNED("lru_hash", struct cube_diverted_key, struct cube_destination, cube_diverted, 1 << 18,
+		 CUBE_MAPS "/diverted");

@@ -24,6 +24,12 @@ static __always_inline bool policy_allows(u32 ifindex, const struct cube_tap *ta
 	return tap->flags & TAP_INTERNET;
 }
 
+/* A resolver is a way out: without internet there is none, unless names are what is allowed. */
+static __always_inline bool may_ask_for_names(const struct cube_tap *tap)
+{
+	return (tap->flags & (TAP_INTERNET | TAP_BY_DOMAIN)) && !(tap->flags & TAP_NAMELESS);
+}
+
 /*
  * Would the kernel forward a packet for `address`? It answers "not forwarded" for every local, broadcast and multicast
  * address, also for one that was added a moment ago.

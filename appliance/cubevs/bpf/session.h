@@ -36,10 +36,10 @@ static __always_inline struct cube_session *find_session(void *sessions, const s
 
 /*
  * Note a packet of the side that opened the session; the first one, or a new TCP handshake, makes the session.
- * `original` is where the guest sent a flow that is diverted to the egress proxy, zero for every other.
+ * `original` and its port are as in `struct cube_session`.
  */
 static __always_inline void record(void *sessions, struct cube_session_key *key, struct cube_session *session,
-				   const struct packet *packet, u8 opener, __be32 original)
+				   const struct packet *packet, u8 opener, __be32 original, __be16 original_port)
 {
 	u8 closed = packet->rst ? RESET : 0;
 
@@ -54,6 +54,7 @@ static __always_inline void record(void *sessions, struct cube_session_key *key,
 		.seen_ns = bpf_ktime_get_coarse_ns(),
 		.opener = opener,
 		.closed = closed,
+		.original_port = original_port,
 		.original = original,
 	};
 	bpf_map_update_elem(sessions, key, &fresh, BPF_ANY);

@@ -14,12 +14,16 @@ from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from appliance import __version__
+from appliance.common.clock import SystemClock
 from appliance.common.supervisor import Supervisor
 from appliance.cubevs import netlink
+from appliance.cubevs.egress.certificates import Certificates
 from appliance.cubevs.egress.dial import Dialler
+from appliance.cubevs.egress.intercept import Interceptor, upstream_trust
 from appliance.cubevs.egress.metrics import EgressMetrics
+from appliance.cubevs.egress.originals import DivertedFlows
 from appliance.cubevs.egress.proxy import EgressProxy, Limits
-from appliance.cubevs.egress.requests import Http, Tls
+from appliance.cubevs.egress.requests import Http, Tcp, Tls
 from appliance.cubevs.egress.resolver import DnsResolver
 from appliance.cubevs.egress.rule_files import RuleReader
 from appliance.cubevs.egress.settings import EgressSettings
@@ -27,13 +31,20 @@ from appliance.cubevs.egress.settings import EgressSettings
 
 def build_proxy(settings: EgressSettings, registry: CollectorRegistry) -> EgressProxy:
     return EgressProxy(
-        protocols=(Http(), Tls(allow_ech=settings.allow_ech)),
+        protocols=(Http(), Tls(allow_ech=settings.allow_ech), Tcp()),
+        originals=DivertedFlows(settings.bpffs),
         rules=RuleReader(settings.rules),
         dialler=Dialler(
             resolver=DnsResolver(settings.dns_address),
             node_addresses=netlink.local_addresses,
             permitted=settings.permitted_networks,
             connect_s=settings.connect_s,
+            tunnel_s=settings.tunnel_s,
+        ),
+        interceptor=Interceptor(
+            certificates=Certificates(SystemClock()),
+            trust=upstream_trust(settings.trusted_certificates),
+            handshake_s=settings.connect_s,
         ),
         limits=Limits(
             connections=settings.connections,
@@ -46,7 +57,7 @@ def build_proxy(settings: EgressSettings, registry: CollectorRegistry) -> Egress
 
 
 def create_app(settings: EgressSettings) -> FastAPI:
-    """Return the application; the proxy listens while it is served."""
+    """Return the application; the proxy listens while it is served. Raises OSError for certificates that are none."""
     registry = CollectorRegistry()
     proxy = build_proxy(settings, registry)
 

@@ -6,12 +6,13 @@ reason to send is refused rather than understood.
 
 from __future__ import annotations
 
-from asyncio import IncompleteReadError, StreamReader
+from asyncio import IncompleteReadError
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from appliance.cubevs.egress.refusals import Reason, Refused
 from appliance.cubevs.egress.rules import host_name
+from appliance.cubevs.egress.stream import Readable
 
 MAX_HELLO: Final = 16384
 """Bytes of the message. Clients send under 2 KiB, with post-quantum key shares and a ticket included."""
@@ -34,7 +35,7 @@ class ClientHello:
     """Every byte read, to be sent on unchanged."""
 
 
-async def read_client_hello(stream: StreamReader, *, allow_ech: bool) -> ClientHello:
+async def read_client_hello(stream: Readable, *, allow_ech: bool) -> ClientHello:
     """Read exactly the records that hold the ClientHello. Raises Refused."""
     flight, message = bytearray(), bytearray()
     try:

@@ -6,12 +6,12 @@ import asyncio
 import socket
 import struct
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Final
 
-PIECE: Final = 32768
-"""Bytes read at once, and kept for a side that does not take them: each connection may cost some 256 KiB, no more."""
+from appliance.cubevs.egress.stream import PIECE, Readable, Stream
+
 _LINGER_S: Final = 2.0
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -35,29 +35,29 @@ class Idleness:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._seconds)
 
 
-async def pump(reader: StreamReader, writer: StreamWriter, *, moved: Callable[[int], None]) -> None:
-    """Pass on everything until `reader` ends, no faster than `writer` takes it, and then end that direction."""
-    while data := await reader.read(PIECE):
-        writer.write(data)
-        await writer.drain()
-        moved(len(data))
-    # What is still here goes at its reader's pace too, before anybody closes.
-    writer.transport.set_write_buffer_limits(0)
-    await writer.drain()
-    writer.write_eof()
+async def pump(data: AsyncIterator[bytes], stream: Stream, *, moved: Callable[[int], None]) -> None:
+    """Pass on all of `data`, no faster than `stream` takes it, and then end that direction."""
+    async for piece in data:
+        stream.write(piece)
+        await stream.drain()
+        moved(len(piece))
+    await stream.end()
 
 
-async def discard(reader: StreamReader) -> None:
+async def discard(stream: Readable) -> None:
     """Read until the other side has ended: unread bytes would turn our close into a reset, and lose what we said."""
-    while await reader.read(PIECE):
+    while await stream.read(PIECE):
         pass
 
 
-async def close_in_turn(reader: StreamReader, writer: StreamWriter) -> None:
-    """Let the other side read what was written last, and end after us, for as long as that takes a sane one."""
+async def close_in_turn(stream: Stream, reader: StreamReader, writer: StreamWriter) -> None:
+    """Let the other side read what was written last, and end after us, for as long as that takes a sane one.
+
+    `stream` is on the connection of the other two, or that itself.
+    """
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(_LINGER_S):
-            writer.write_eof()
+            await stream.end()
             await discard(reader)
     await close(writer)
 

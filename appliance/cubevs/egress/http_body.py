@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from asyncio import IncompleteReadError, LimitOverrunError, StreamReader
+from asyncio import IncompleteReadError, LimitOverrunError
 from collections.abc import AsyncIterator
 from typing import Final
 
-from appliance.cubevs.egress.flow import PIECE
 from appliance.cubevs.egress.http_head import Framing
 from appliance.cubevs.egress.refusals import Reason, Refused
+from appliance.cubevs.egress.stream import PIECE, Readable
 
 _MAX_TRAILERS: Final = 64
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
 
-async def read_body(stream: StreamReader, framing: int | Framing) -> AsyncIterator[bytes]:
+async def read_body(stream: Readable, framing: int | Framing) -> AsyncIterator[bytes]:
     """Yield the body as it is to be sent on. Raises Refused where it ends early, or where its end is in doubt."""
     try:
         if framing is Framing.CHUNKED:
@@ -28,7 +28,7 @@ async def read_body(stream: StreamReader, framing: int | Framing) -> AsyncIterat
         raise Refused(Reason.MALFORMED, "The request ends within its body.") from error
 
 
-async def _read_exactly(stream: StreamReader, size: int) -> AsyncIterator[bytes]:
+async def _read_exactly(stream: Readable, size: int) -> AsyncIterator[bytes]:
     left = size
     while left:
         piece = await stream.read(min(left, PIECE))
@@ -38,7 +38,7 @@ async def _read_exactly(stream: StreamReader, size: int) -> AsyncIterator[bytes]
         yield piece
 
 
-async def _read_chunks(stream: StreamReader) -> AsyncIterator[bytes]:
+async def _read_chunks(stream: Readable) -> AsyncIterator[bytes]:
     """Yield chunks written anew: what a sender may add to them, extensions and trailers, is left out."""
     while True:
         line = _CHUNK.fullmatch(await stream.readuntil(b"\r\n"))

@@ -24,5 +24,10 @@ def main() -> None:
         print(f"cubevs-egress: {error}", file=sys.stderr)
         sys.exit(2)
     logging.configure("cubevs-egress", configuration.log_level)
+    try:
+        app = create_app(configuration)
+    except OSError as error:
+        print(f"cubevs-egress: the trusted certificates cannot be read: {error}", file=sys.stderr)
+        sys.exit(2)
     # uvloop opens no netlink sockets, by which the node's addresses are known.
-    sys.exit(serve(create_app(configuration), bind=configuration.socket, environment=os.environ, loop="asyncio"))
+    sys.exit(serve(app, bind=configuration.socket, environment=os.environ, loop="asyncio"))

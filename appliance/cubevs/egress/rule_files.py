@@ -1,11 +1,13 @@
 """The rules of each sandbox in a file named for the address that its connections come from.
 
 Cubelet writes and removes them with the sandbox's admission; the proxy only reads. A file is replaced atomically, so a
-reader sees the former rules or the new ones. They are on a file system that a reboot empties.
+reader sees the former rules or the new ones. They hold secrets: they are on a tmpfs, for their writer and the proxy's
+group.
 """
 
 from __future__ import annotations
 
+import os
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from typing import Final
@@ -27,8 +29,12 @@ def publish(directory: Path, address: IPv4Address, rules: SandboxRules) -> None:
     # One writer an address: a tap is changed by one task at a time.
     fresh = path.with_suffix(".new")
     try:
-        fresh.write_text(rules.model_dump_json())
-        fresh.chmod(0o644)  # the directory says who may read
+        fresh.unlink(missing_ok=True)
+        with open(fresh, "x", opener=_unreadable) as file:
+            # The directory's group is the proxy's. What is no member of it changes it as root only.
+            os.chown(file.fileno(), -1, directory.stat().st_gid)
+            os.fchmod(file.fileno(), 0o640)
+            file.write(rules.model_dump_json())
         fresh.replace(path)
     except OSError:
         fresh.unlink(missing_ok=True)
@@ -85,6 +91,10 @@ class RuleReader:
 
 
 _Version = tuple[int, int, int]
+
+
+def _unreadable(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _path(directory: Path, address: IPv4Address) -> Path:

@@ -102,11 +102,12 @@ def _plain_routes(context: Context, initializer: Initializer, flush: Flush, logs
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
     async def envs(_request: Request) -> ASGIApp:
-        return JSONResponse(dict(context.session.env_vars))
+        return JSONResponse(context.variables)
 
     return [
         Route("GET", "/health", Access.OPEN, health),
         Route("POST", "/init", Access.NODE, initializer.endpoint),
+        Route("POST", "/trust", Access.NODE, initializer.trust_endpoint),
         Route("POST", "/flush", Access.NODE, flush.endpoint),
         Route("GET", "/logs", Access.NODE_TOKEN, Logs(logs).endpoint),
         Route("GET", "/metrics", Access.TOKEN, Metrics(logs).endpoint),

@@ -6,6 +6,7 @@ import os.path
 from collections.abc import Mapping
 
 from guest_agent.errors import UnknownUser
+from guest_agent.identity import trust
 from guest_agent.session import Session, SessionStore
 from guest_agent.users import ROOT, User, UserDatabase
 
@@ -25,6 +26,12 @@ class Context:
     @property
     def session(self) -> Session:
         return self._sessions.current or _NO_SESSION
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The global variables: those of the sandbox, and what leads programs to an authority that the machine got."""
+        session = self.session
+        return {**(trust.variables() if session.ca_bundle is not None else {}), **session.env_vars}
 
     def user(self, name: str | None) -> User:
         """Return the account, or the default one for None. Raise UnknownUser.
@@ -61,6 +68,6 @@ class Context:
             environment["E2B_SANDBOX_ID"] = session.sandbox_id
         if session.template_id:
             environment["E2B_TEMPLATE_ID"] = session.template_id
-        environment.update(session.env_vars)
+        environment.update(self.variables)
         environment.update(extra)
         return environment

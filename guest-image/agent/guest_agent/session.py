@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from guest_agent.errors import HttpError
+from guest_agent.identity.certificates import pem_certificates
 from guest_agent.plainfile import overwrite, read
 
 _HEX32 = re.compile(r"[0-9a-f]{32}")
@@ -33,6 +34,8 @@ class Session:
     """When the node said so, in Unix nanoseconds."""
     volumes: Mapping[str, str] = field(default_factory=dict)
     """Where the disk of each slot that has one is mounted. Slots are decimal numbers, which JSON has as text."""
+    ca_bundle: str | None = None
+    """PEM certificates that the machine trusts besides its image's, for the headers that its requests get outside."""
 
     def document(self) -> dict[str, object]:
         """Return the fields by name, for the file."""
@@ -55,14 +58,20 @@ class InitRequest:
     """Whether variables of the session before stay, where this one does not set them: after a pause, or in a copy."""
 
 
-def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
-    """Return the request, or raise HttpError 400. Unknown fields are ignored; a missing timestamp means now."""
+def parse_document(body: bytes, name: str) -> dict[str, object]:
+    """Return the object that a body holds, or raise HttpError 400."""
     try:
         document = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
-        raise HttpError(400, f"invalid init body: {error}") from error
+        raise HttpError(400, f"invalid {name} body: {error}") from error
     if not isinstance(document, dict):
-        raise HttpError(400, "invalid init body: not an object")
+        raise HttpError(400, f"invalid {name} body: not an object")
+    return document
+
+
+def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
+    """Return the request, or raise HttpError 400. Unknown fields are ignored; a missing timestamp means now."""
+    document = parse_document(body, "init")
     hostname = _text(document, "hostname")
     machine_id = _text(document, "machineId")
     if hostname and not _HOSTNAME.fullmatch(hostname):
@@ -81,9 +90,19 @@ def parse_init(body: bytes, *, received_ns: int) -> InitRequest:
         template_id=_text(document, "templateId") or "",
         timestamp_ns=_timestamp_ns(_text(document, "timestamp"), received_ns),
         volumes=_volumes(document.get("volumeMounts")),
+        ca_bundle=ca_bundle(document),
     )
     inherits_env = document.get("inheritEnv") is True
     return InitRequest(session, hostname, machine_id, _entropy(_text(document, "entropy")), inherits_env)
+
+
+def ca_bundle(document: Mapping[str, object]) -> str | None:
+    """Return the certificates in `caBundle` as clean PEM, or raise HttpError 400. None where there are none."""
+    text = _text(document, "caBundle")
+    try:
+        return None if text is None else pem_certificates(text)
+    except ValueError as error:
+        raise HttpError(400, f"invalid caBundle: {error}; give certificates in PEM form") from error
 
 
 def _text(document: Mapping[str, object], name: str) -> str | None:

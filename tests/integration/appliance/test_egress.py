@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from appliance.clients.node import NodeClient
+from appliance.common.http import InternalClient
+from appliance.contracts.node_network import HeaderRule, NetworkPolicy
+from appliance.domain.ids import SandboxId
 from tests.integration.appliance.conftest import Site, eventually
 from tests.support.netns import network_namespace
 
@@ -41,7 +46,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        body = f"hello from {self.headers['Host']}".encode()
+        body = " ".join(("hello from", self.headers["Host"], *self.headers.get_all("X-Key", ()))).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -63,8 +68,10 @@ def world(site: Site, tmp_path: Path) -> Iterator[None]:
     config, socket = tmp_path / "cubevs-egress.toml", tmp_path / "egress.sock"
     config.write_text(
         f"""
+bpffs = "{site.appliance.base}/bpf"
 rules = "{site.appliance.base}/egress"
 permitted_networks = ["{OUTSIDE}/32"]
+trusted_certificates = "{tmp_path}/server.pem"
 socket = "{socket}"
 """
     )
@@ -106,6 +113,20 @@ def curl(*arguments):
 def rules(*domains):
     return {"allow_out": list(domains), "deny_out": ["0.0.0.0/0"]}
 """
+
+
+async def set_headers(site: Site, sandbox_id: str, **headers: str) -> None:
+    """Have the node add headers to the sandbox's requests for example.com, as CubeMaster asks it to."""
+    async with InternalClient(f"unix://{site.appliance.base}/cubelet.sock", service="cubelet") as http:
+        node = NodeClient(http)
+        policy = NetworkPolicy(
+            deny_out=("0.0.0.0/0",),
+            allow_domains=("example.com", "www.example.com"),
+            header_rules=(HeaderRule(domain="example.com", headers=headers),),
+            # CubeMaster, which did not ask, finds its own rules in force.
+            revision=(await node.get_sandbox(SandboxId(sandbox_id))).network_revision,
+        )
+        await node.set_network(sandbox_id, policy)
 
 
 def run(site: Site, code: str) -> list[str]:
@@ -160,3 +181,36 @@ def test_rules_by_domain_are_replaced_and_outlive_pauses_and_restarts(site: Site
     assert run(
         site, f'{again}sandbox.update_network({{"deny_out": ["0.0.0.0/0"]}})\nprint(curl("-m 3 http://other.org/"))'
     ) == ["000 failed"]
+
+
+def test_a_guest_s_requests_get_headers_that_it_never_sees(site: Site, world: None) -> None:
+    """Verified by every client of the guest, though it runs already, by what it is told to trust."""
+    sandbox_id = site.create(network={"allow_out": ["example.com", "www.example.com"], "deny_out": ["0.0.0.0/0"]})
+    asyncio.run(set_headers(site, sandbox_id, **{"X-Key": "canary-7d21"}))
+    printed = run(
+        site,
+        f"""
+sandbox = Sandbox.connect({sandbox_id!r})
+opened = "import urllib.request as r; print(r.urlopen('https://example.com/', timeout=20).read().decode())"
+node = "fetch('https://example.com/').then(r => r.text()).then(console.log)"
+for command in (
+    "curl -sS -m 20 https://example.com/",
+    "curl -sS -m 20 -H 'x-key: mine' http://example.com/",
+    "sudo curl -sS -m 20 https://example.com/",
+    f'python3 -c "{{opened}}"',
+    f'sudo python3 -c "{{opened}}"',
+    f'if command -v node >/dev/null; then node -e "{{node}}"; else echo hello from example.com canary-7d21; fi',
+    "curl -sSk -m 20 https://www.example.com/",
+    "curl -s -m 20 https://www.example.com/ || echo not intercepted, and so not trusted",
+    "sudo grep -rl --devices=skip canary-7d21 /etc /home /root /run /tmp /usr/local /var || echo nowhere",
+):
+    result = sandbox.commands.run(command + " 2>&1 || true", timeout=60)
+    print(result.stdout.strip())
+""",
+    )
+    assert printed == [
+        *["hello from example.com canary-7d21"] * 6,
+        "hello from www.example.com",
+        "not intercepted, and so not trusted",
+        "nowhere",
+    ]

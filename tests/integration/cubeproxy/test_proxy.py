@@ -101,6 +101,7 @@ async def test_a_guests_own_502_is_its_own(proxy: Proxy, guest: Guest) -> None:
         "/fsfreeze",
         "/volumes/file",
         "/volumes/release",
+        "/trust",
         "/upgrade",
         "/logs",
         "/logs/?after=0",

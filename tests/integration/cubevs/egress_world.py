@@ -13,6 +13,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from appliance.cubevs.switch import CubeVS
+from appliance.domain.ids import SandboxId
 from tests.support.certificates import tls_contexts
 from tests.support.sandbox_net import ELSEWHERE, OUTSIDE, PRIVATE, Guest, Site
 from tests.support.waiting import eventually
@@ -21,6 +23,7 @@ DEADLINE_S: Final = 20
 NAMES: Final = ("example.com", "www.example.com", "a.b.example.com", "other.org", "twice.org")
 
 Handler = Callable[[StreamReader, StreamWriter], Awaitable[None]]
+Answerer = Callable[["World", IPv4Address], Handler]
 
 
 @dataclass
@@ -28,19 +31,23 @@ class World:
     """Servers on ports 80 and 443 of several addresses outside."""
 
     client_tls: ssl.SSLContext
+    certificate: Path
+    """PEM file of what it trusts."""
     requests: list[tuple[str, bytes]] = field(default_factory=list)
-    """(address, all bytes received) of every plain HTTP connection, in the order of their ends."""
+    """(address, all bytes received) of every HTTP connection, in the order of their ends."""
     tls_connections: list[str] = field(default_factory=list)
     """Address of every TLS connection."""
 
 
 @asynccontextmanager
-async def world(place: Site, directory: Path) -> AsyncIterator[World]:
+async def world(place: Site, directory: Path, *, by_tls: Answerer | None = None) -> AsyncIterator[World]:
+    """Serve until the block ends; by TLS an echo, unless told otherwise."""
     server_tls, client_tls = tls_contexts(directory, *NAMES)
-    made = World(client_tls)
+    made = World(client_tls, directory / "server.pem")
+    answerer = by_tls or echo
     async with AsyncExitStack() as stack:
         for address in (OUTSIDE, ELSEWHERE, PRIVATE):
-            await stack.enter_async_context(_serve(place, address, 443, _echo(made, address), server_tls))
+            await stack.enter_async_context(_serve(place, address, 443, answerer(made, address), server_tls))
             await stack.enter_async_context(_serve(place, address, 80, _answer(made, address)))
         yield made
     # The sockets of what was aborted are closed in the loop's next rounds.
@@ -51,11 +58,10 @@ async def world(place: Site, directory: Path) -> AsyncIterator[World]:
 async def _serve(
     place: Site, address: IPv4Address, port: int, handler: Handler, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[None]:
-    served = 0
+    served: set[StreamWriter] = set()
 
     async def guarded(reader: StreamReader, writer: StreamWriter) -> None:
-        nonlocal served
-        served += 1
+        served.add(writer)
         try:
             await handler(reader, writer)
         except (OSError, asyncio.IncompleteReadError):  # ended early, which is what some tests want
@@ -63,7 +69,7 @@ async def _serve(
         finally:
             # At once: `close` would wait for what a client that is gone has to say to the end of TLS.
             writer.transport.abort()
-            served -= 1
+            served.discard(writer)
 
     listener = place.listen(address, port)
     listener.setblocking(False)
@@ -72,10 +78,12 @@ async def _serve(
         yield
     finally:
         server.close()
-        await eventually(lambda: served == 0)
+        for writer in tuple(served):  # of a guest that went away and could not say so any more
+            writer.transport.abort()
+        await eventually(lambda: not served)
 
 
-def _echo(made: World, address: IPv4Address) -> Handler:
+def echo(made: World, address: IPv4Address) -> Handler:
     """Say who this is, and then the same as the client."""
 
     async def handle(reader: StreamReader, writer: StreamWriter) -> None:
@@ -154,6 +162,22 @@ async def http(guest: Guest, address: IPv4Address, request: bytes) -> tuple[int,
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         return int(head.split()[1]), await reader.read()
+
+
+async def https_lines(
+    switch: CubeVS, sandbox_id: SandboxId, guest: Guest, address: IPv4Address, request: bytes
+) -> list[bytes]:
+    """Send a request for example.com by TLS to `address`, as a guest that trusts the proxy; return who heard what."""
+    context = ssl.create_default_context(cadata=switch.trusted_certificate(sandbox_id))
+    async with asyncio.timeout(DEADLINE_S):
+        reader, writer = await asyncio.open_connection(
+            sock=await connect(guest, address, 443), ssl=context, server_hostname="example.com"
+        )
+        try:
+            writer.write(request)
+            return (await reader.readuntil(b"\r\n\r\n")).splitlines()
+        finally:
+            writer.transport.abort()
 
 
 def get(host: str, path: str = "/") -> bytes:

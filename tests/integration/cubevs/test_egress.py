@@ -3,61 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import select
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from appliance.cubevs import netlink
-from appliance.cubevs.base import GATEWAY_ADDRESS, PROXY_HTTP_PORT, PROXY_TLS_PORT, DropReason, EgressPolicy, Tap
+from appliance.cubevs.base import (
+    GATEWAY_ADDRESS,
+    PROXY_HTTP_PORT,
+    PROXY_TCP_PORT,
+    PROXY_TLS_PORT,
+    DropReason,
+    EgressPolicy,
+    Tap,
+)
 from appliance.cubevs.egress import rule_files
-from appliance.cubevs.egress.dial import Dialler
-from appliance.cubevs.egress.metrics import EgressMetrics
-from appliance.cubevs.egress.proxy import EgressProxy, Limits
+from appliance.cubevs.egress.proxy import Limits
 from appliance.cubevs.egress.refusals import Reason
-from appliance.cubevs.egress.requests import Http, Tls
 from appliance.cubevs.egress.resolver import DnsResolver
-from appliance.cubevs.egress.rule_files import RuleReader
 from appliance.cubevs.switch import CubeVS
 from appliance.domain.ids import new_sandbox_id
 from tests.integration.cubevs.conftest import MakeGuest
-from tests.integration.cubevs.egress_world import DEADLINE_S, World, connect, get, http, plain, tls, tls_answer, world
-from tests.support.name_server import NameServer, name_server
+from tests.integration.cubevs.egress_proxy import EVERYTHING, LIMITS, NODE, Egress, running_egress
+from tests.integration.cubevs.egress_world import DEADLINE_S, connect, get, http, plain, tls, tls_answer
 from tests.support.sandbox_net import ELSEWHERE, METADATA, NODE_UPLINK, OUTSIDE, PRIVATE, Guest, Site
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.root
 
-NODE = IPv4Address("10.88.0.1")
-EVERYTHING = IPv4Network("0.0.0.0/0")
-# The world of the tests is documentation's, which is not public; what stands for private addresses is not in here.
-PERMITTED = (IPv4Network("203.0.113.0/24"), IPv4Network("198.51.100.0/24"))
 BY_DOMAIN = EgressPolicy(deny=(EVERYTHING,), allow_domains=("example.com", "*.example.com"))
 MEBIBYTE = 1 << 20
-LIMITS = Limits(connections=100, connections_per_sandbox=50, request_s=10, idle_s=60)
-
-
-@dataclass
-class Egress:
-    """The proxy, with what it stands between."""
-
-    proxy: EgressProxy
-    registry: CollectorRegistry
-    names: NameServer
-    world: World
-
-    def refused(self, protocol: str, reason: Reason) -> float:
-        labels = {"protocol": protocol, "reason": reason}
-        return self.registry.get_sample_value("cube_egress_refused_total", labels) or 0
-
-    def open_connections(self) -> float:
-        return self.registry.get_sample_value("cube_egress_open_connections") or 0
 
 
 @pytest.fixture
@@ -67,28 +46,8 @@ def limits() -> Limits:
 
 @pytest.fixture
 async def egress(switch: CubeVS, in_node: Site, tmp_path: Path, limits: Limits) -> AsyncIterator[Egress]:
-    registry = CollectorRegistry()
-    proxy = EgressProxy(
-        protocols=(Http(), Tls(allow_ech=False)),
-        rules=RuleReader(in_node.egress_rules),
-        dialler=Dialler(
-            resolver=DnsResolver(NODE), node_addresses=netlink.local_addresses, permitted=PERMITTED, connect_s=5
-        ),
-        limits=limits,
-        metrics=EgressMetrics(registry),
-    )
-    failures: list[dict[str, object]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-    async with name_server(NODE, 53) as names, world(in_node, tmp_path) as outside:
-        names.records.update({name: (str(OUTSIDE),) for name in ("example.com", "www.example.com", "a.b.example.com")})
-        names.records["other.org"] = (str(ELSEWHERE),)
-        await proxy.start(NODE)
-        try:
-            yield Egress(proxy, registry, names, outside)
-        finally:
-            await proxy.close()
-    gc.collect()  # what a task that nobody asks has raised is reported when it goes
-    assert failures == []
+    async with running_egress(in_node, tmp_path, limits=limits) as running:
+        yield running
 
 
 @pytest.fixture
@@ -256,7 +215,7 @@ async def test_other_ports_stay_closed(egress: Egress, guest: Guest, switch: Cub
         await asyncio.wait([attempt])
 
 
-@pytest.mark.parametrize("port", [PROXY_HTTP_PORT, PROXY_TLS_PORT])
+@pytest.mark.parametrize("port", [PROXY_HTTP_PORT, PROXY_TLS_PORT, PROXY_TCP_PORT])
 async def test_the_proxys_own_ports_stay_closed(egress: Egress, guest: Guest, switch: CubeVS, port: int) -> None:
     before = (await switch.drops())[DropReason.TO_HOST]
     targets = (NODE, NODE_UPLINK, GATEWAY_ADDRESS)
@@ -444,4 +403,4 @@ class TestSilence:
 
 def test_the_proxys_ports_are_no_ports_of_outgoing_connections(place: Site) -> None:
     low, _ = place.node.run("cat", "/proc/sys/net/ipv4/ip_local_port_range").split()
-    assert max(PROXY_HTTP_PORT, PROXY_TLS_PORT) < int(low)
+    assert max(PROXY_HTTP_PORT, PROXY_TLS_PORT, PROXY_TCP_PORT) < int(low)

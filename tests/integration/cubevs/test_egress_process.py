@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from appliance.cubevs.base import EgressPolicy
+from appliance.domain.egress import HeaderRule
 from tests.integration.cubevs.conftest import MakeGuest
 from tests.integration.cubevs.egress_world import get, http, tls_answer, world
 from tests.support.name_server import name_server
@@ -32,6 +33,7 @@ def config(tmp_path: Path, in_node: Site) -> Path:
     path = tmp_path / "cubevs-egress.toml"
     path.write_text(
         f"""
+bpffs = "{in_node.bpffs}"
 rules = "{in_node.egress_rules}"
 permitted_networks = ["{OUTSIDE}/32"]
 socket = "{tmp_path}/api.sock"
@@ -66,6 +68,7 @@ async def test_the_process_serves_guests_and_operators(
     await eventually(socket.exists)
     assert (await fetch(socket, "/health"))[0] == 204
     _, guest = await make_guest(EgressPolicy(allow_domains=("example.com", "other.org")))
+    _, inspected = await make_guest(EgressPolicy(header_rules=(HeaderRule("example.com", {"X-Key": "secret"}),)))
     _, plain = await make_guest(EgressPolicy(allow_internet=False, allow_domains=("www.example.com",)))
     async with name_server(NODE, 53) as names, world(in_node, tmp_path) as outside:
         names.records.update({"example.com": (str(OUTSIDE),), "www.example.com": (str(OUTSIDE),)})
@@ -76,9 +79,12 @@ async def test_the_process_serves_guests_and_operators(
         assert (await http(plain, OUTSIDE, get("other.org")))[0] == 403
         # By address this one may go anywhere, and does so without the proxy.
         assert await tls_answer(outside, guest, OUTSIDE, "other.org") == str(OUTSIDE)
+        # This one does so through it, to where no name may lead.
+        assert await tls_answer(outside, inspected, ELSEWHERE, "other.org") == str(ELSEWHERE)
     _, metrics = await fetch(socket, "/metrics")
     assert 'cube_egress_connections_total{protocol="http"} 3.0' in metrics
     assert 'cube_egress_refused_total{protocol="http",reason="domain"} 2.0' in metrics
+    assert 'cube_egress_upstreams_total{by="address",way="node"} 1.0' in metrics
 
 
 def test_a_configuration_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.cubevs.egress.authority import Authority
 from guest_agent.auth.signature import Operation, sign
 from tests.integration.guest_agent.agent import TOKEN, Agent, running_agent
 
@@ -39,7 +40,9 @@ def test_init_writes_the_marker_files(agent: Agent) -> None:
     assert markers == {".E2B_SANDBOX": "true", ".E2B_SANDBOX_ID": "isandbox", ".E2B_TEMPLATE_ID": "base"}
 
 
-@pytest.mark.parametrize("body", ["{", "[]", '{"envVars": {"A": 1}}', '{"timestamp": "yesterday"}'])
+@pytest.mark.parametrize(
+    "body", ["{", "[]", '{"envVars": {"A": 1}}', '{"timestamp": "yesterday"}', '{"caBundle": "nonsense"}']
+)
 def test_malformed_init_is_400(agent: Agent, body: str) -> None:
     answer = agent.request("POST", "/init", body.encode())
     assert (answer.status, answer.json["code"]) == (400, 400)
@@ -59,6 +62,35 @@ def test_variables_stay_over_an_init_that_inherits_them_and_over_no_other(agent:
     assert agent.request("GET", "/envs").json == {"A": "1", "B": "3"}
     agent.init(accessToken=TOKEN, sandboxId="isandbox", envVars={"C": "4"})
     assert agent.request("GET", "/envs").json == {"C": "4"}
+
+
+def test_what_the_machine_trusts_leads_programs_to_it_unless_their_variables_say_otherwise(agent: Agent) -> None:
+    pem = Authority("isandbox", b"key").certificate()
+    agent.init(accessToken=TOKEN, sandboxId="isandbox", envVars={"SSL_CERT_FILE": "/mine"}, caBundle=pem)
+    seen = dict(line.split("=", 1) for line in agent.run("env").stdout.decode().splitlines())
+    assert seen["NODE_EXTRA_CA_CERTS"] == "/usr/local/share/ca-certificates/e2b-ca.crt"
+    assert seen["SSL_CERT_FILE"] == "/mine"
+    assert agent.request("GET", "/envs").json.keys() == {"NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
+    agent.token = None
+    assert agent.request("POST", "/flush").json == {"envVars": {"SSL_CERT_FILE": "/mine"}}
+
+
+def test_the_node_may_have_more_trusted_while_all_else_stays(tmp_path: Path) -> None:
+    body = json.dumps({"caBundle": Authority("isandbox", b"key").certificate()}).encode()
+    with running_agent(tmp_path, "--init-from", "127.0.0.1") as agent:
+        assert agent.request("POST", "/trust", body).status == 503
+        agent.init(accessToken=TOKEN, envVars={"A": "b"})
+        assert agent.request("POST", "/trust", b'{"caBundle": "nonsense"}').status == 400
+        assert agent.request("POST", "/trust", b"{}").status == 400
+        assert agent.request("GET", "/envs").json == {"A": "b"}
+        agent.token = None
+        assert agent.request("POST", "/trust", body).status == 204
+        agent.token = TOKEN
+        assert agent.request("GET", "/envs").json.keys() == {
+            *("A", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+        }
+    with running_agent(tmp_path) as agent:
+        assert agent.request("POST", "/trust", body).status == 403
 
 
 def test_the_node_and_nobody_in_the_sandbox_may_have_it_flushed(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ STRUCTS = {
     "cube_network_key": maps.NetworkKey.LAYOUT,
     "cube_session_key": maps.SessionKey.LAYOUT,
     "cube_session": maps.Session.LAYOUT,
+    "cube_diverted_key": maps.DivertedKey.LAYOUT,
+    "cube_destination": maps.Destination.LAYOUT,
 }
 # Each value is told apart by its bytes, so that two fields in the wrong order show.
 SAMPLES = {
@@ -61,12 +63,33 @@ SAMPLES = {
     ),
     "cube_session": (
         maps.Session(
-            0x0102030405060708, maps.Opener.GUEST, maps.Closed.BY_PEER | maps.Closed.RESET, IPv4Address("1.2.3.4")
+            0x0102030405060708,
+            maps.Opener.GUEST,
+            maps.Closed.BY_PEER | maps.Closed.RESET,
+            IPv4Address("1.2.3.4"),
+            0x1122,
         ).pack(),
         """{.seen_ns = 0x0102030405060708, .opener = OPENED_BY_GUEST, .closed = CLOSED_BY_PEER | RESET,
-            .original = htonl(0x01020304)}""",
+            .original_port = htons(0x1122), .original = htonl(0x01020304)}""",
+    ),
+    "cube_diverted_key": (
+        maps.DivertedKey(IPv4Address("1.2.3.4"), 0x1122, 0x3344).pack(),
+        "{.tap_address = htonl(0x01020304), .guest_port = htons(0x1122), .proxy_port = htons(0x3344)}",
+    ),
+    "cube_destination": (
+        maps.Destination(IPv4Address("1.2.3.4"), 0x1122).pack(),
+        "{.address = htonl(0x01020304), .port = htons(0x1122)}",
     ),
 }
+Packed = (
+    maps.PolicyKey
+    | maps.NetworkKey
+    | maps.SessionKey
+    | maps.Session
+    | maps.TapEntry
+    | maps.DivertedKey
+    | maps.Destination
+)
 PROLOGUE = """
 #include <arpa/inet.h>
 #include <stdint.h>
@@ -128,13 +151,20 @@ def test_pinned_maps_are_the_same_in_c() -> None:
         maps.NetworkKey(IPv4Network("100.64.0.0/10")),
         maps.SessionKey(IPv4Address("1.2.3.4"), 1, 65535, 6),
         maps.Session(1, maps.Opener.NODE, maps.Closed(0)),
+        maps.Session(1, maps.Opener.GUEST, maps.Closed(0), IPv4Address("1.2.3.4"), 65535),
         maps.TapEntry(IPv4Address("1.2.3.4")),
+        maps.DivertedKey(IPv4Address("1.2.3.4"), 1, 65535),
+        maps.Destination(IPv4Address("1.2.3.4"), 65535),
     ],
 )
-def test_what_is_packed_unpacks(
-    value: maps.PolicyKey | maps.NetworkKey | maps.SessionKey | maps.Session | maps.TapEntry,
-) -> None:
+def test_what_is_packed_unpacks(value: Packed) -> None:
     assert type(value).unpack(value.pack()) == value
+
+
+def test_tap_flags_are_the_same_in_c() -> None:
+    text = (SOURCE_DIRECTORY / "maps.h").read_text()
+    in_c = {name: int(bit) for name, bit in re.findall(r"^#define TAP_(\w+) (\d+)u", text, re.MULTILINE)}
+    assert in_c == {flag.name: flag.value for flag in maps.TapFlag}
 
 
 def test_a_fresh_configuration_is_closed() -> None:

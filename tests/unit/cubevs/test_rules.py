@@ -10,9 +10,10 @@ import pytest
 
 from appliance.cubevs import firewall, loader, taps
 from appliance.cubevs.base import HARD_DENIED_NETWORKS, EgressPolicy
-from appliance.cubevs.maps import Closed, Config, Opener, PolicyKey, PolicyList, Session, SessionKey
+from appliance.cubevs.maps import Closed, Config, Opener, PolicyKey, PolicyList, Session, SessionKey, TapFlag
 from appliance.cubevs.reaper import is_expired, stale_policy
-from appliance.cubevs.switch import DEFAULT_DENIED_NETWORKS, policy_keys
+from appliance.cubevs.switch import DEFAULT_DENIED_NETWORKS, policy_keys, tap_flags
+from appliance.domain.egress import HeaderRule, Tunnel
 from appliance.domain.errors import NetworkFailure
 
 NETWORK = IPv4Network("10.88.0.0/16")
@@ -92,7 +93,7 @@ def test_the_ruleset_names_the_network_and_dns() -> None:
     text = firewall.ruleset(NETWORK, IPv4Address("10.88.0.1"), flows_per_guest=10)
     assert "ip saddr 10.88.0.0/16 ip saddr != 10.88.0.1" in text
     assert "ip daddr 10.88.0.1 udp dport 53 accept" in text
-    assert "ip daddr 10.88.0.1 tcp dport { 10080, 10443 } accept" in text
+    assert "ip daddr 10.88.0.1 tcp dport { 10080, 10443, 10999 } accept" in text
 
 
 def test_without_dns_the_node_answers_no_questions_of_guests() -> None:
@@ -147,3 +148,18 @@ def test_the_digest_follows_the_place_of_the_maps(tmp_path: Path) -> None:
 
 def test_the_programs_are_one_text() -> None:
     assert '#include "' not in loader.amalgamate()
+
+
+@pytest.mark.parametrize(
+    ("policy", "flags"),
+    [
+        (EgressPolicy(), TapFlag.INTERNET),
+        (EgressPolicy(allow_internet=False), TapFlag(0)),
+        (EgressPolicy(allow_internet=False, allow_domains=("a.b",)), TapFlag.BY_DOMAIN),
+        (EgressPolicy(allow_internet=False, header_rules=(HeaderRule("a.b", {}),)), TapFlag.INSPECTED),
+        (EgressPolicy(allow_internet=False, tunnel=Tunnel("a.b", 1080)), TapFlag.TUNNELLED),
+        (EgressPolicy(name_service=False), TapFlag.INTERNET | TapFlag.NAMELESS),
+    ],
+)
+def test_each_part_of_a_policy_has_its_flag(policy: EgressPolicy, flags: TapFlag) -> None:
+    assert tap_flags(policy) == TapFlag.ADMITTED | flags

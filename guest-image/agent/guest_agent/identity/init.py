@@ -13,9 +13,10 @@ from starlette.types import ASGIApp
 
 from guest_agent import ENVD_VERSION
 from guest_agent.bodies import read_document
-from guest_agent.identity import clock, entropy, names
+from guest_agent.errors import HttpError
+from guest_agent.identity import clock, entropy, names, trust
 from guest_agent.logs.ring import LogRing
-from guest_agent.session import InitRequest, SessionStore, parse_init
+from guest_agent.session import InitRequest, SessionStore, ca_bundle, parse_document, parse_init
 from guest_agent.volumes.slots import Slots
 
 
@@ -24,6 +25,13 @@ class Machine(Protocol):
 
     def take_identity(self, request: InitRequest) -> None:
         """Apply clock, entropy and names. Raises OSError if the machine cannot be made distinct."""
+        ...
+
+    def trust(self, ca_bundle: str) -> None:
+        """Trust the certificates, and no longer those of the last call. Costs nothing if they are the same.
+
+        Raises OSError.
+        """
         ...
 
 
@@ -44,11 +52,17 @@ class GuestMachine:
         if request.machine_id:
             names.write_machine_id(self._etc, self._run, request.machine_id)
 
+    def trust(self, ca_bundle: str) -> None:
+        trust.install(ca_bundle)
+
 
 class BorrowedMachine:
     """A machine that is not the agent's own, such as a developer's: the agent leaves its identity alone."""
 
     def take_identity(self, request: InitRequest) -> None:
+        """Change nothing."""
+
+    def trust(self, ca_bundle: str) -> None:
         """Change nothing."""
 
 
@@ -67,6 +81,25 @@ class Initializer:
         self.apply(parse_init(await read_document(request), received_ns=received_ns))
         return Response(status_code=204, headers={"X-Envd-Version": ENVD_VERSION, "Cache-Control": "no-store"})
 
+    async def trust_endpoint(self, request: Request) -> ASGIApp:
+        """POST /trust: rules that need an authority have come to a sandbox that runs, and is otherwise as it was."""
+        bundle = ca_bundle(parse_document(await read_document(request), "trust"))
+        session = self._sessions.current
+        if session is None:
+            raise HttpError(503, "the sandbox is not initialized yet")
+        if bundle is None:
+            raise HttpError(400, "invalid caBundle: missing; give certificates in PEM form")
+        if session.ca_bundle != bundle:
+            self._trust(bundle)
+            self._sessions.replace(replace(session, ca_bundle=bundle))
+        return Response(status_code=204)
+
+    def _trust(self, bundle: str) -> None:
+        try:
+            self._machine.trust(bundle)
+        except OSError as error:
+            raise HttpError(507, f"the certificates in caBundle cannot be installed: {error}") from error
+
     def apply(self, request: InitRequest) -> None:
         """Become the sandbox that `request` describes.
 
@@ -77,6 +110,10 @@ class Initializer:
         if current is not None and request.session.precedes(current):
             return
         self._machine.take_identity(request)
+        if request.session.ca_bundle is not None and (
+            current is None or request.session.ca_bundle != current.ca_bundle
+        ):
+            self._trust(request.session.ca_bundle)
         for slot, path in request.session.volumes.items():
             self._slots.mount(int(slot), path)
         names.write_markers(self._markers, request.session)

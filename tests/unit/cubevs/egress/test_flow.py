@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from appliance.cubevs.egress.flow import Idleness, close_in_turn, pump, reset
+from appliance.cubevs.egress.stream import PIECE, TcpStream
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter, socket.socket]
 
@@ -23,11 +24,9 @@ async def ends() -> AsyncIterator[Ends]:
     theirs.close()
 
 
-def source(data: bytes) -> asyncio.StreamReader:
-    reader = asyncio.StreamReader()
-    reader.feed_data(data)
-    reader.feed_eof()
-    return reader
+async def source(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), PIECE):
+        yield data[at : at + PIECE]
 
 
 async def read_all(end: socket.socket) -> bytes:
@@ -40,10 +39,10 @@ async def read_all(end: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("size", [0, 1, 30_000, 300_000])
 async def test_a_pump_ends_when_all_of_it_has_gone(ends: Ends, size: int) -> None:
-    _, writer, theirs = ends
+    reader, writer, theirs = ends
     data = bytes(range(250)) * (size // 250) or bytes(size)
     moved: list[int] = []
-    pumping = asyncio.create_task(pump(source(data), writer, moved=moved.append))
+    pumping = asyncio.create_task(pump(source(data), TcpStream(reader, writer), moved=moved.append))
     for _ in range(20):
         await asyncio.sleep(0)
     assert pumping.done() is (size <= 1), "what the kernel has not taken is waited for"
@@ -53,16 +52,16 @@ async def test_a_pump_ends_when_all_of_it_has_gone(ends: Ends, size: int) -> Non
 
 
 async def test_a_pump_to_a_side_that_went_away_fails(ends: Ends) -> None:
-    _, writer, theirs = ends
+    reader, writer, theirs = ends
     theirs.close()
     with pytest.raises(ConnectionError):
-        await pump(source(bytes(300_000)), writer, moved=lambda _: None)
+        await pump(source(bytes(300_000)), TcpStream(reader, writer), moved=lambda _: None)
 
 
 async def test_the_other_side_may_read_before_it_ends(ends: Ends) -> None:
     reader, writer, theirs = ends
     writer.write(b"last words")
-    closing = asyncio.create_task(close_in_turn(reader, writer))
+    closing = asyncio.create_task(close_in_turn(TcpStream(reader, writer), reader, writer))
     assert await read_all(theirs) == b"last words"
     theirs.close()
     await closing

@@ -132,7 +132,7 @@ def test_what_is_sent_on_ends_the_connection_and_is_of_no_other_protocol() -> No
         "TE: trailers",
         "Content-Length: 3",
         "Accept: */*",
-    ).forwarded
+    ).forwarded()
     assert sent == (
         b"POST /a HTTP/1.1\r\nHost: example.com\r\nContent-Length: 3\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     )
@@ -151,7 +151,7 @@ def test_any_head_is_one_for_one_host_or_refused(raw: bytes) -> None:
     except Refused:
         return
     assert found.host == "example.com"
-    assert found.forwarded.lower().count(b"\r\nhost:") == 1
+    assert found.forwarded().lower().count(b"\r\nhost:") == 1
 
 
 async def body(data: bytes, framing: int | Framing, *, end: bool = False) -> tuple[bytes, bytes]:

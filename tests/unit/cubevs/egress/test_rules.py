@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.cubevs.egress.rules import SandboxRules, host_name
+from appliance.domain.egress import Tunnel, TunnelTls
 
 PUBLIC = "93.184.216.34"
 NODE = IPv4Address("198.18.0.1")
@@ -135,6 +136,59 @@ def test_metadata_sandboxes_and_the_node_are_never_reached(address: str) -> None
     assert not may_reach(rules("*"), address, "0.0.0.0/0", f"{address}/32")
 
 
+ALLOWED, DENIED, NEITHER = "93.184.216.34", "93.184.216.35", "1.1.1.1"
+
+
+def reached_by_address(*, allow_internet: bool, allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()) -> set[str]:
+    """Return which of the three addresses a guest reaches."""
+    networks = {"allow": tuple(map(IPv4Network, allow)), "deny": tuple(map(IPv4Network, deny))}
+    found = rules().model_copy(update={"allow_internet": allow_internet, **networks})
+    return {
+        address
+        for address in (ALLOWED, DENIED, NEITHER)
+        if found.allows_by_address(IPv4Address(address), node_addresses={NODE})
+    }
+
+
+def test_allow_beats_deny_and_deny_the_internet() -> None:
+    everything = ("0.0.0.0/0",)
+    assert reached_by_address(allow_internet=True) == {ALLOWED, DENIED, NEITHER}
+    assert reached_by_address(allow_internet=False) == set()
+    assert reached_by_address(allow_internet=False, allow=(ALLOWED,)) == {ALLOWED}
+    assert reached_by_address(allow_internet=True, deny=(DENIED,)) == {ALLOWED, NEITHER}
+    assert reached_by_address(allow_internet=True, deny=everything) == set()
+    assert reached_by_address(allow_internet=True, allow=(ALLOWED,), deny=everything) == {ALLOWED}
+    assert reached_by_address(allow_internet=True, allow=("93.184.216.0/24",), deny=(DENIED,)) == {
+        ALLOWED,
+        DENIED,
+        NEITHER,
+    }
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "127.0.0.1", "224.0.0.1", "10.88.0.2", "10.1.2.3", "8.8.8.8", str(NODE)]
+)
+def test_no_address_rule_lifts_what_nobody_may_reach(address: str) -> None:
+    found = rules().model_copy(update={"allow_internet": True, "allow": (IPv4Network("0.0.0.0/0"),)})
+    assert not found.allows_by_address(IPv4Address(address), node_addresses={NODE})
+
+
+def test_rules_of_a_former_release_allow_nothing_by_address() -> None:
+    text = '{"sandbox_id": "sandbox", "allow_domains": ["example.com"], "sandbox_network": "10.88.0.0/16"}'
+    found = SandboxRules.model_validate_json(text)
+    assert found.tunnel is None
+    assert not found.allows_by_address(IPv4Address(PUBLIC), node_addresses=())
+
+
+def test_a_tunnel_is_published_whole_and_its_password_is_not_shown() -> None:
+    tunnel = Tunnel("proxy.example.com", 1080, "user", "secret", TunnelTls("proxy.example.com", "PEM"))
+    found = rules("example.com").model_copy(update={"tunnel": tunnel})
+    assert SandboxRules.model_validate_json(found.model_dump_json()).tunnel == tunnel
+    assert "secret" not in repr(found)
+
+
 def test_fields_of_a_newer_release_are_passed_over() -> None:
-    text = rules("example.com").model_dump_json().replace("{", '{"newer": 1, ', 1)
-    assert SandboxRules.model_validate_json(text) == rules("example.com")
+    found = rules("example.com").model_copy(update={"tunnel": Tunnel("proxy.example.com", 1080, tls=TunnelTls("a.b"))})
+    text = found.model_dump_json().replace("{", '{"newer": 1, ')
+    assert text.count("newer") == 3
+    assert SandboxRules.model_validate_json(text) == found

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,15 @@ class RecordingMachine:
     def __init__(self) -> None:
         self.taken: list[InitRequest] = []
         self.failure: OSError | None = None
+        self.trusted: list[str] = []
 
     def take_identity(self, request: InitRequest) -> None:
         if self.failure is not None:
             raise self.failure
         self.taken.append(request)
+
+    def trust(self, ca_bundle: str) -> None:
+        self.trusted.append(ca_bundle)
 
 
 def init(timestamp_ns: int, token: str = "token", sandbox: str = "isbx") -> InitRequest:
@@ -68,3 +73,12 @@ def test_a_machine_that_cannot_be_made_distinct_keeps_its_old_session(
     with pytest.raises(PermissionError):
         initializer.apply(init(1))
     assert sessions.current is None
+
+
+def test_what_is_to_be_trusted_is_installed_once_for_as_long_as_it_is_the_same(
+    initializer: Initializer, machine: RecordingMachine
+) -> None:
+    for timestamp, bundle in ((1, None), (2, "a"), (3, "a"), (4, "b"), (3, "late")):
+        first = init(timestamp)
+        initializer.apply(replace(first, session=replace(first.session, ca_bundle=bundle)))
+    assert machine.trusted == ["a", "b"]

@@ -20,7 +20,7 @@ local dialling = 0
 -- and seen from the guest that includes this proxy. `/logs` is what Cubelet collects sandbox logs from.
 local INTERNAL = {
     ["/init"] = true, ["/freeze"] = true, ["/unfreeze"] = true, ["/collapse"] = true,
-    ["/fsfreeze"] = true, ["/fsthaw"] = true, ["/upgrade"] = true, ["/logs"] = true, ["/flush"] = true,
+    ["/fsfreeze"] = true, ["/fsthaw"] = true, ["/upgrade"] = true, ["/logs"] = true, ["/flush"] = true, ["/trust"] = true,
     ["/volumes/path"] = true, ["/volumes/dir"] = true, ["/volumes/file"] = true, ["/volumes/release"] = true,
 }
 
