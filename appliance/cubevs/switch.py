@@ -44,8 +44,6 @@ from appliance.cubevs.maps import (
     Config,
     Maps,
     NetworkKey,
-    PolicyKey,
-    PolicyList,
     TapEntry,
     TapFlag,
     let_read_diverted,
@@ -56,6 +54,7 @@ from appliance.cubevs.maps import (
     replace_set,
     unpack_index,
 )
+from appliance.cubevs.policy_entries import forget_policy, policy_keys, tap_flags
 from appliance.cubevs.reaper import reap_sessions, stale_policy
 from appliance.domain.errors import NetworkFailure
 from appliance.domain.ids import SandboxId
@@ -183,12 +182,12 @@ class CubeVS:
                     maps.taps.put(pack_index(tap.ifindex), entry.pack())
             except OSError as error:
                 # The next policy is written under the same generation, and must not find what this one left.
-                _forget_policy(maps, tap.ifindex, keep=former.generation)
+                forget_policy(maps, tap.ifindex, keep=former.generation)
                 raise NetworkFailure(f"cannot write the network rules of {tap.name}: {error}") from error
             if TapFlag.ADMITTED in former.flags:
                 # A program that began under the former policy would find half of it.
                 await asyncio.to_thread(maps.wait_for_programs, tap.ifindex)
-                _forget_policy(maps, tap.ifindex, keep=generation)
+                forget_policy(maps, tap.ifindex, keep=generation)
             await netlink.label(tap.ifindex, sandbox_id)
 
     def trusted_certificate(self, sandbox_id: SandboxId) -> str:
@@ -352,7 +351,7 @@ class CubeVS:
         if self.resets_connections:
             await asyncio.to_thread(sockets.abort_connections, tap.address)
         await asyncio.to_thread(maps.fresh_sessions, tap.ifindex)
-        _forget_policy(maps, tap.ifindex, keep=None)
+        forget_policy(maps, tap.ifindex, keep=None)
         await netlink.label(tap.ifindex, "")
 
     async def _remove(self, tap: Tap, maps: Maps) -> None:
@@ -360,7 +359,7 @@ class CubeVS:
             await netlink.delete(tap.ifindex)
         maps.taps.delete(pack_index(tap.ifindex))
         maps.sessions.delete(pack_index(tap.ifindex))
-        _forget_policy(maps, tap.ifindex, keep=None)
+        forget_policy(maps, tap.ifindex, keep=None)
 
     def _free_index(self) -> int:
         """Return the lowest index without a device. The kernel is asked, so that a stray tap is never reused."""
@@ -377,37 +376,6 @@ class _Started:
     maps: Maps
     programs: Programs
     seed: bytes = field(repr=False)
-
-
-def tap_flags(policy: EgressPolicy) -> TapFlag:
-    """Return what is said of a policy in the entry of an admitted tap."""
-    flags = TapFlag.ADMITTED
-    if policy.allow_internet:
-        flags |= TapFlag.INTERNET
-    if policy.allow_domains:
-        flags |= TapFlag.BY_DOMAIN
-    if policy.header_rules:
-        flags |= TapFlag.INSPECTED
-    if policy.tunnel is not None:
-        flags |= TapFlag.TUNNELLED
-    if not policy.name_service:
-        flags |= TapFlag.NAMELESS
-    return flags
-
-
-def policy_keys(ifindex: int, generation: int, policy: EgressPolicy) -> list[PolicyKey]:
-    """Return the entries that make up a policy."""
-    return [
-        *(PolicyKey(ifindex, generation, PolicyList.ALLOW, network) for network in policy.allow),
-        *(PolicyKey(ifindex, generation, PolicyList.DENY, network) for network in policy.deny),
-    ]
-
-
-def _forget_policy(maps: Maps, ifindex: int, *, keep: int | None) -> None:
-    for packed in list(maps.policy.keys()):
-        key = PolicyKey.unpack(packed)
-        if key.ifindex == ifindex and key.generation != keep:
-            maps.policy.delete(packed)
 
 
 def _denied_keys(networks: Sequence[IPv4Network]) -> set[bytes]:

@@ -11,8 +11,9 @@ import pytest
 from appliance.cubevs import firewall, loader, taps
 from appliance.cubevs.base import HARD_DENIED_NETWORKS, EgressPolicy
 from appliance.cubevs.maps import Closed, Config, Opener, PolicyKey, PolicyList, Session, SessionKey, TapFlag
+from appliance.cubevs.policy_entries import policy_keys, tap_flags
 from appliance.cubevs.reaper import is_expired, stale_policy
-from appliance.cubevs.switch import DEFAULT_DENIED_NETWORKS, policy_keys, tap_flags
+from appliance.cubevs.switch import DEFAULT_DENIED_NETWORKS
 from appliance.domain.egress import HeaderRule, Tunnel
 from appliance.domain.errors import NetworkFailure
 
