@@ -59,7 +59,8 @@ class ForkService:
                     return error
 
         try:
-            source, private = await self._policies.opened(capture.sandbox)
+            now, private = await self._policies.opened(capture.sandbox)
+            source = replace(capture.sandbox, network=now.network, rules=now.rules)
             async with asyncio.TaskGroup() as group:
                 copies = [group.create_task(one(source, private)) for _ in range(count)]
             reach("fork:copied")

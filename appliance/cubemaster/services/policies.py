@@ -78,7 +78,8 @@ class Policies:
 
         now, rules, sealed = await self._database.transact(work)
         secrets = self._revealed(sealed)
-        tokens = {name: self._tokens.sign(now, audience) for name, audience in now.workload_tokens.items()}
+        named = now.workload_tokens if now.rules.tokens_due_at else {}
+        tokens = {name: self._tokens.sign(now, audience) for name, audience in named.items()}
         return node_policy(
             now,
             header_rules=[
