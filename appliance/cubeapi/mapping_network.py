@@ -8,6 +8,7 @@ from appliance.contracts import e2b_network as e2b
 from appliance.contracts import egress, master
 
 KEYS_PATH = "/.well-known/jwks.json"
+_SECRET = "${e2b.secrets."  # noqa: S105 - how a placeholder of one begins
 
 
 def new_egress(body: e2b.NetworkUpdate, *, team_id: str) -> master.NewEgress:
@@ -25,6 +26,15 @@ def fields_of(rules: e2b.Egress, *, allow_internet: bool | None) -> dict[str, An
         "rules": {domain: tuple(map(_transform, mine)) for domain, mine in (rules.rules or {}).items()},
         "egress_proxy": None if rules.egressProxy is None else _proxy(rules.egressProxy),
     }
+
+
+def names_secrets(rules: e2b.Egress) -> bool:
+    return any(
+        _SECRET in value
+        for mine in (rules.rules or {}).values()
+        for rule in mine
+        for value in _transform(rule).headers.values()
+    )
 
 
 def workload_tokens(iam: e2b.Iam | None) -> dict[str, egress.WorkloadToken]:

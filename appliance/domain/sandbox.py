@@ -318,13 +318,16 @@ class Sandbox:
             raise SandboxNotFound(self.sandbox_id)
         if self.state not in VISIBLE:
             raise SandboxTransitioning(self.sandbox_id, _BEING[self.state])
-        kept = self.network
-        network = replace(
-            network,
-            allow_public_traffic=kept.allow_public_traffic,
-            mask_request_host=kept.mask_request_host,
+        return replace(
+            self,
+            network=replace(
+                self.network,
+                allow_internet=network.allow_internet,
+                allow_out=network.allow_out,
+                deny_out=network.deny_out,
+                dns_servers=network.dns_servers,
+            ),
         )
-        return replace(self, network=network)
 
     def _from_running(self, state: SandboxState, what: str) -> Sandbox:
         if self.state is SandboxState.ENDED:

@@ -57,9 +57,9 @@ class FakeMaster:
         self.rollbacks: list[NewRollback] = []
         self.resumes: list[NewResume | NewConnect] = []
 
-    def add_key(self, key: str, team_id: str) -> None:
+    def add_key(self, key: str, team_id: str, *, scopes: tuple[str, ...] | None = None) -> None:
         digest = hashlib.sha256(key.encode()).hexdigest()
-        self.keys[digest] = ResolvedKey(key_id=f"key-of-{team_id}", team_id=team_id, team_slug=team_id)
+        self.keys[digest] = ResolvedKey(key_id=f"key-of-{team_id}", team_id=team_id, team_slug=team_id, scopes=scopes)
 
     def add_template(self, template_id: str, *, team_id: str, alias: str, public: bool = False) -> None:
         self.templates[alias] = self.templates[template_id] = TemplateView(

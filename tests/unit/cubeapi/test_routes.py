@@ -198,6 +198,30 @@ async def test_allowed_domains_are_shown_as_they_were_given(api: httpx.AsyncClie
     assert (await api.get(path)).json()["network"]["allowOut"] == ["*"]
 
 
+async def test_a_key_that_is_not_for_secrets_cannot_send_them_anywhere(
+    api: httpx.AsyncClient, master: FakeMaster
+) -> None:
+    path = f"/sandboxes/{(await create(api))['sandboxID']}/network"
+    naming = {"rules": {"a.b": [{"transform": {"headers": {"X": "Bearer ${e2b.secrets.one}"}}}]}}
+    plain = {"rules": {"a.b": [{"transform": {"headers": {"X": "Bearer one"}}}, {}]}}
+
+    async def tried(key: str, network: dict[str, Any]) -> list[int]:
+        headers = {"X-API-Key": key}
+        created = await api.post("/v2/sandboxes", json={"templateID": "base", "network": network}, headers=headers)
+        updated = await api.put(path, json=network, headers=headers)
+        for answer in (created, updated):
+            lacking = "this API key lacks the scope 'secrets', which header rules that name a secret need"
+            assert (answer.status_code == 403) == (lacking in answer.text)
+        return [created.status_code, updated.status_code]
+
+    without, with_them = "e2b_" + "c" * 40, "e2b_" + "d" * 40
+    master.add_key(without, "team-a", scopes=("sandboxes",))
+    master.add_key(with_them, "team-a", scopes=("sandboxes", "secrets"))
+    assert await tried(without, naming) == [403, 403]
+    assert await tried(without, plain) == [201, 204]
+    assert await tried(with_them, naming) == [201, 204]
+
+
 async def test_unknown_fields_are_ignored(api: httpx.AsyncClient) -> None:
     await create(api, fieldOfALaterSdk=True)
 
