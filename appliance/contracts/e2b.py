@@ -44,6 +44,7 @@ class Network(Egress):
     allowPublicTraffic: bool = True
     maskRequestHost: str | None = None
     httpsPorts: tuple[int, ...] | None = None
+    """Ports whose services speak TLS themselves."""
 
 
 class NetworkUpdate(Egress):
@@ -160,6 +161,7 @@ class NetworkShown(_Answer):
     allowOut: tuple[str, ...] | None = None
     denyOut: tuple[str, ...] | None = None
     maskRequestHost: str | None = None
+    httpsPorts: tuple[int, ...] | None = None
 
 
 class SandboxDetail(ListedSandbox):

@@ -91,6 +91,7 @@ def new_sandbox(
         auto_resume=_auto_resume(body),
         allow_public_traffic=network.allowPublicTraffic,
         mask_request_host=network.maskRequestHost,
+        https_ports=network.httpsPorts or (),
         volumes=tuple(VolumeMount(name=one.name, path=one.path) for one in body.volumeMounts or ()),
         idempotency_key=idempotency_key,
     )
@@ -130,7 +131,6 @@ def refuse_unserved(body: e2b.NewSandbox) -> None:
     _refuse(
         {
             **unserved_egress(network, prefix="network."),
-            "network.httpsPorts": bool(network.httpsPorts),
             "iam": bool(body.iam and body.iam.get("tokens")),
         }
     )
@@ -199,6 +199,7 @@ def sandbox_detail(view: master.SandboxView, *, domain: str) -> e2b.SandboxDetai
                 allowOut=view.allow_out or None,
                 denyOut=view.deny_out or None,
                 maskRequestHost=view.mask_request_host,
+                httpsPorts=view.https_ports or None,
             ),
             "lifecycle": e2b.Lifecycle(
                 autoResume=view.auto_resume,

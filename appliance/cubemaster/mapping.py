@@ -60,6 +60,7 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None, traffic_token: s
         deny_out=sandbox.network.deny_out,
         allow_public_traffic=sandbox.network.allow_public_traffic,
         mask_request_host=sandbox.network.mask_request_host,
+        https_ports=sandbox.network.https_ports,
         volumes=tuple(VolumeMount(name=one.name, path=one.path) for one in sandbox.volumes),
         on_timeout=OnTimeout(sandbox.on_timeout),
         auto_resume=sandbox.auto_resume,
@@ -82,6 +83,7 @@ def sandbox_network(new: wire.NewSandbox) -> SandboxNetwork:
         deny_out=new.deny_out,
         allow_public_traffic=new.allow_public_traffic,
         mask_request_host=new.mask_request_host,
+        https_ports=new.https_ports,
     )
 
 

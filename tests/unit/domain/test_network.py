@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.network import (
+    AGENT_PORT,
     MAX_ENTRIES,
+    MAX_HTTPS_PORTS,
     SandboxNetwork,
     check_mask,
     check_network,
@@ -141,3 +143,19 @@ def test_no_mask_that_passes_can_break_out_of_a_header(mask: str) -> None:
         return
     assert mask.isascii()
     assert not set(mask) & set(" \t\r\n,;/@\\'\"<>")
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_a_port_that_serves_tls_must_be_one(port: int) -> None:
+    refused = refusal(SandboxNetwork(https_ports=(443, port)))
+    assert refused == f"network.httpsPorts: {port} is not a port; use 1 to 65535"
+
+
+def test_the_agent_serves_no_tls() -> None:
+    assert "49983 is the port of the sandbox's agent" in refusal(SandboxNetwork(https_ports=(AGENT_PORT,)))
+
+
+def test_ports_that_serve_tls_are_bounded() -> None:
+    ports = tuple(range(8000, 8000 + MAX_HTTPS_PORTS))
+    check_network(SandboxNetwork(https_ports=(1, 65535, *ports[2:])))
+    assert "at most 64" in refusal(SandboxNetwork(https_ports=(*ports, 443)))
