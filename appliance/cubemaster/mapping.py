@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from dataclasses import asdict
 from datetime import datetime
 
 from appliance.contracts import master as wire
@@ -19,7 +20,6 @@ from appliance.contracts.node import (
     NodeSandboxState,
     NodeStatus,
     OnTimeout,
-    RegistryLogin,
 )
 from appliance.contracts.node_network import NetworkPolicy
 from appliance.contracts.volumes import VolumeMount
@@ -36,6 +36,7 @@ from appliance.domain.ids import NodeId
 from appliance.domain.network import SandboxNetwork, split_allowed
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Resources
+from appliance.domain.registry_login import RegistryLogin
 from appliance.domain.sandbox import Observation, Sandbox
 from appliance.domain.template import Build, BuildSpec
 
@@ -180,7 +181,7 @@ def _scopes(key: KeyRecord) -> tuple[str, ...] | None:
 def build_spec(new: template_wire.NewTemplate) -> BuildSpec:
     return BuildSpec(
         image=new.image,
-        registry_login=(new.registry.username, new.registry.password) if new.registry else None,
+        registry_login=_login(new.registry),
         resources=Resources(new.vcpus, new.memory_mib),
         writable_layer_mib=new.writable_layer_mib,
         start_cmd=new.start_cmd,
@@ -200,7 +201,7 @@ def build_request(build: Build) -> BuildRequest:
         from_build=spec.from_build,
         steps=None if spec.steps is None else tuple(_step(one) for one in spec.steps),
         force=spec.force,
-        registry=RegistryLogin(username=login[0], password=login[1]) if login else None,
+        registry=node_wire.RegistryLogin.model_validate(asdict(login)) if login else None,
         vcpus=spec.resources.vcpus,
         memory_mib=spec.resources.memory_mib,
         writable_layer_mib=spec.writable_layer_mib,
@@ -209,6 +210,10 @@ def build_request(build: Build) -> BuildRequest:
         probe_port=spec.probe_port,
         exposed_ports=spec.exposed_ports,
     )
+
+
+def _login(told: node_wire.RegistryLogin | None) -> RegistryLogin | None:
+    return RegistryLogin(told.username, told.password, told.aws_region) if told is not None else None
 
 
 def _step(step: BuildStep) -> node_wire.BuildStep:
@@ -225,7 +230,7 @@ def build_source(start: template_wire.BuildStart) -> BuildSource:
     return BuildSource(
         image=start.image,
         template=start.template,
-        registry_login=(start.registry.username, start.registry.password) if start.registry else None,
+        registry_login=_login(start.registry),
         steps=steps,
         force=start.force,
         start_cmd=start.start_cmd,

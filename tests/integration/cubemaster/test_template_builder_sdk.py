@@ -188,7 +188,7 @@ async def test_the_async_builder_builds_too(ask: Ask) -> None:
         ("Template().from_template('mcp-gateway')", "app", "'mcp-gateway' not found"),
         ("Template().from_image('127.0.0.1/x')", "app", "not a public address"),
         ("Template().from_image('x.com/y', username='a', password='b')", "other/app", "Invalid name"),
-        ("Template().from_aws_registry('x.com/y', 'a', 'b', 'c')", "app", "aws ecr get-login-password"),
+        ("Template().from_aws_registry('x.com/y', 'a', 'b', 'c')", "app", "'c' is no region of AWS"),
         ("Template().from_gcp_registry('gcr.io/y', {'a': 'b'})", "app", "service account"),
     ],
 )
