@@ -98,8 +98,8 @@ class SandboxNotFound(NotFound):
 
 
 class TemplateNotFound(NotFound):
-    def __init__(self, reference: str) -> None:
-        super().__init__(f"template '{reference}' not found")
+    def __init__(self, reference: str, hint: str = "") -> None:
+        super().__init__(f"template '{reference}' not found{f': {hint}' if hint else ''}")
         self.reference = reference
 
 
