@@ -1,7 +1,7 @@
 """Public REST shapes, as released E2B clients send and expect them. Field names are the wire's.
 
-Requests ignore unknown fields, since SDKs are newer than servers; fields that are known but not served yet are refused
-by name in `cubeapi/mapping.py`, never dropped. Answers carry every key a generated client pops.
+Requests ignore unknown fields, since SDKs are newer than servers; no field that is known here is dropped. Answers carry
+every key a generated client pops.
 """
 
 from __future__ import annotations

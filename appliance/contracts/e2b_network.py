@@ -58,6 +58,7 @@ class Network(Egress):
     allowPublicTraffic: bool = True
     maskRequestHost: str | None = None
     httpsPorts: tuple[int, ...] | None = None
+    """Ports whose services speak TLS themselves."""
 
 
 class NetworkUpdate(Egress):
@@ -97,6 +98,7 @@ class NetworkShown(_Answer):
     egressProxy: EgressProxyShown | None = None
     rules: dict[str, tuple[NetworkRule, ...]] | None = Field(default=None, repr=False)
     maskRequestHost: str | None = None
+    httpsPorts: tuple[int, ...] | None = None
 
 
 class JsonWebKey(_Answer):

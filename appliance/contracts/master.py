@@ -167,6 +167,8 @@ class NewSandbox(Egress):
     """False: CubeProxy demands the sandbox's traffic token."""
     mask_request_host: str | None = None
     """What services in the sandbox see as the host, `${PORT}` standing for the port."""
+    https_ports: tuple[int, ...] = ()
+    """Ports whose services speak TLS themselves: CubeProxy does so too there, and takes any certificate."""
     volumes: tuple[VolumeMount, ...] = ()
     idempotency_key: str | None = Field(default=None, pattern=r"^[!-~]{1,255}$")
     """The same key of the same team is the same sandbox, until that could not be started."""
@@ -194,6 +196,7 @@ class SandboxView(_Wire):
     egress_proxy: EgressProxy | None = None
     allow_public_traffic: bool = True
     mask_request_host: str | None = None
+    https_ports: tuple[int, ...] = ()
     volumes: tuple[VolumeMount, ...] = ()
     on_timeout: OnTimeout = OnTimeout.KILL
     auto_resume: bool = False
@@ -347,3 +350,5 @@ class Route(_Wire):
     traffic_token_sha256: str | None = None
     """Where set, requests to any port but the agent's must carry the token of this digest. The token is never here."""
     mask_request_host: str | None = None
+    https_ports: tuple[int, ...] = ()
+    """Ports on which the guest speaks TLS, with a certificate that nobody checks."""

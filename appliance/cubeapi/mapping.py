@@ -71,8 +71,7 @@ def new_sandbox(
     max_hours: int,
     idempotency_key: str | None,
 ) -> master.NewSandbox:
-    """Return the create for CubeMaster. Fields that this release does not serve raise InvalidRequest by name."""
-    refuse_unserved(body)
+    """Return the create for CubeMaster."""
     network = body.network or Network()
     if not network.allowPublicTraffic and not secure:
         raise InvalidRequest(
@@ -92,6 +91,7 @@ def new_sandbox(
         auto_resume=_auto_resume(body),
         allow_public_traffic=network.allowPublicTraffic,
         mask_request_host=network.maskRequestHost,
+        https_ports=network.httpsPorts or (),
         volumes=tuple(VolumeMount(name=one.name, path=one.path) for one in body.volumeMounts or ()),
         idempotency_key=idempotency_key,
     )
@@ -112,12 +112,6 @@ def _on_timeout(body: e2b.NewSandbox) -> OnTimeout:
 
 def _auto_resume(body: e2b.NewSandbox) -> bool:
     return body.autoResume is not None and body.autoResume.enabled
-
-
-def refuse_unserved(body: e2b.NewSandbox) -> None:
-    """Raise InvalidRequest that names the first field whose meaning this release would have to drop."""
-    if body.network is not None and body.network.httpsPorts:
-        raise InvalidRequest("network.httpsPorts is not supported by this release; leave it out")
 
 
 def sandbox(view: master.SandboxView, *, domain: str) -> e2b.Sandbox:

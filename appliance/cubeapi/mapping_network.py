@@ -55,6 +55,7 @@ def network_shown(view: master.SandboxView) -> e2b.NetworkShown:
         egressProxy=None if view.egress_proxy is None else _proxy_shown(view.egress_proxy),
         rules=rules or None,
         maskRequestHost=view.mask_request_host,
+        httpsPorts=view.https_ports or None,
     )
 
 

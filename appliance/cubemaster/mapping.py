@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import asdict
 from datetime import datetime
 
 from appliance.contracts import master as wire
@@ -18,7 +19,6 @@ from appliance.contracts.node import (
     NodeSandboxState,
     NodeStatus,
     OnTimeout,
-    RegistryLogin,
 )
 from appliance.contracts.volumes import VolumeMount
 from appliance.cubemaster.mapping_egress import shown_proxy, shown_rules
@@ -35,6 +35,7 @@ from appliance.domain.ids import NodeId
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Resources
 from appliance.domain.private_rules import PrivateRules
+from appliance.domain.registry_login import RegistryLogin
 from appliance.domain.sandbox import Observation, Sandbox
 from appliance.domain.template import Build, BuildSpec
 
@@ -69,6 +70,7 @@ def sandbox_view(
         egress_proxy=shown_proxy(private),
         allow_public_traffic=sandbox.network.allow_public_traffic,
         mask_request_host=sandbox.network.mask_request_host,
+        https_ports=sandbox.network.https_ports,
         volumes=tuple(VolumeMount(name=one.name, path=one.path) for one in sandbox.volumes),
         on_timeout=OnTimeout(sandbox.on_timeout),
         auto_resume=sandbox.auto_resume,
@@ -167,7 +169,7 @@ def _scopes(key: KeyRecord) -> tuple[str, ...] | None:
 def build_spec(new: template_wire.NewTemplate) -> BuildSpec:
     return BuildSpec(
         image=new.image,
-        registry_login=(new.registry.username, new.registry.password) if new.registry else None,
+        registry_login=_login(new.registry),
         resources=Resources(new.vcpus, new.memory_mib),
         writable_layer_mib=new.writable_layer_mib,
         start_cmd=new.start_cmd,
@@ -187,7 +189,7 @@ def build_request(build: Build) -> BuildRequest:
         from_build=spec.from_build,
         steps=None if spec.steps is None else tuple(_step(one) for one in spec.steps),
         force=spec.force,
-        registry=RegistryLogin(username=login[0], password=login[1]) if login else None,
+        registry=node_wire.RegistryLogin.model_validate(asdict(login)) if login else None,
         vcpus=spec.resources.vcpus,
         memory_mib=spec.resources.memory_mib,
         writable_layer_mib=spec.writable_layer_mib,
@@ -196,6 +198,10 @@ def build_request(build: Build) -> BuildRequest:
         probe_port=spec.probe_port,
         exposed_ports=spec.exposed_ports,
     )
+
+
+def _login(told: node_wire.RegistryLogin | None) -> RegistryLogin | None:
+    return RegistryLogin(told.username, told.password, told.aws_region) if told is not None else None
 
 
 def _step(step: BuildStep) -> node_wire.BuildStep:
@@ -212,7 +218,7 @@ def build_source(start: template_wire.BuildStart) -> BuildSource:
     return BuildSource(
         image=start.image,
         template=start.template,
-        registry_login=(start.registry.username, start.registry.password) if start.registry else None,
+        registry_login=_login(start.registry),
         steps=steps,
         force=start.force,
         start_cmd=start.start_cmd,

@@ -22,6 +22,7 @@ def sandbox_network(new: NewSandbox) -> SandboxNetwork:
         egress_network(new),
         allow_public_traffic=new.allow_public_traffic,
         mask_request_host=new.mask_request_host,
+        https_ports=new.https_ports,
     )
 
 

@@ -109,6 +109,7 @@ class FakeMaster:
             **_shown_egress(new),
             allow_public_traffic=new.allow_public_traffic,
             mask_request_host=new.mask_request_host,
+            https_ports=new.https_ports,
             envd_version=template.envd_version,
             access_token="ab" * 32 if new.secure else None,
             traffic_token=None if new.allow_public_traffic else "cd" * 32,

@@ -146,6 +146,7 @@ builds = Table(
     # Until the build ends, then NULL.
     Column("registry_username", String(255)),
     Column("registry_password", Text),
+    Column("registry_aws_region", String(32)),
     # Until the build ends, as the login. NULL for an image as it is.
     Column("steps", JSON(none_as_null=True)),
     Column("force", Boolean, nullable=False),

@@ -8,7 +8,7 @@ import hmac
 
 import pytest
 
-from appliance.contracts.master import NewEgress, SandboxView
+from appliance.contracts.master import NewConnect, NewEgress, NewPause, SandboxView
 from appliance.contracts.node_network import NetworkPolicy
 from appliance.domain import errors
 from tests.integration.cubemaster.conftest import Appliance, eventually
@@ -43,6 +43,19 @@ async def test_the_proxy_learns_a_digest_and_the_mask_and_never_the_token(applia
     assert listed.traffic_token is None
 
 
+async def test_ports_that_serve_tls_are_told_to_the_proxy_and_outlive_new_rules_and_a_pause(
+    appliance: Appliance,
+) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = await appliance.sandbox(team_id, https_ports=(8443, 443))
+    assert told(appliance, made) == NetworkPolicy()
+    await appliance.master.set_egress(made.sandbox_id, NewEgress(team_id=team_id, deny_out=("0.0.0.0/0",)))
+    await appliance.master.pause_sandbox(made.sandbox_id, NewPause())
+    assert (await appliance.master.get_sandbox(made.sandbox_id)).https_ports == (8443, 443)
+    await appliance.master.connect_sandbox(made.sandbox_id, NewConnect(timeout_s=60))
+    assert (await appliance.master.get_route(made.sandbox_id)).https_ports == (8443, 443)
+
+
 async def test_bad_rules_are_refused_before_anything_is_made(appliance: Appliance) -> None:
     team_id, _ = await appliance.team(), await appliance.template()
     for rules, message in (
@@ -53,6 +66,7 @@ async def test_bad_rules_are_refused_before_anything_is_made(appliance: Applianc
             DOMAINS_NEED_DENY_ALL,
         ),
         ({"mask_request_host": "a b"}, "mask request host is not valid: a b"),
+        ({"https_ports": [70000]}, "network.httpsPorts: 70000 is not a port; use 1 to 65535"),
     ):
         with pytest.raises(errors.InvalidRequest) as refused:
             await appliance.sandbox(team_id, **rules)

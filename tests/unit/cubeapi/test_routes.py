@@ -135,7 +135,7 @@ async def test_another_teams_sandbox_does_not_exist(api: httpx.AsyncClient) -> N
             {"autoPause": True, "autoPauseMemory": False, "autoResume": {"enabled": True}},
             "autoPauseMemory=false (filesystem-only auto-pause) cannot be combined with autoResume",
         ),
-        ({"network": {"httpsPorts": [8443]}}, "network.httpsPorts is not supported"),
+        ({"network": {"httpsPorts": ["https"]}}, "network.httpsPorts.0"),
         ({"volumeMounts": [{"name": "v"}]}, "volumeMounts.0.path"),
         ({"metadata": {"a": 1}}, "metadata"),
     ],
@@ -162,6 +162,14 @@ async def test_a_private_sandbox_has_a_traffic_token_that_no_list_shows(api: htt
     assert detail["network"] == {"allowPublicTraffic": False, "maskRequestHost": "localhost:${PORT}"}
     assert token not in str(detail)
     assert token not in (await api.get("/v2/sandboxes")).text
+
+
+async def test_ports_that_serve_tls_are_shown_and_outlive_new_rules(api: httpx.AsyncClient) -> None:
+    path = f"/sandboxes/{(await create(api, network={'httpsPorts': [8443, 9000]}))['sandboxID']}"
+    shown = {"allowPublicTraffic": True, "httpsPorts": [8443, 9000]}
+    assert (await api.get(path)).json()["network"] == shown
+    assert (await api.put(f"{path}/network", json={"denyOut": ["0.0.0.0/0"]})).status_code == 204
+    assert (await api.get(path)).json()["network"] == {**shown, "denyOut": ["0.0.0.0/0"]}
 
 
 async def test_a_public_sandbox_has_no_traffic_token(api: httpx.AsyncClient) -> None:

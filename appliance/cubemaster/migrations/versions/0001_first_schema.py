@@ -92,6 +92,7 @@ def upgrade() -> None:
         Column("from_build", _id()),
         Column("registry_username", String(255)),
         Column("registry_password", Text),
+        Column("registry_aws_region", String(32)),
         Column("steps", JSON(none_as_null=True)),
         Column("force", Boolean, nullable=False),
         Column("vcpus", Integer, nullable=False),
