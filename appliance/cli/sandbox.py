@@ -16,7 +16,8 @@ from appliance.contracts.node import OnTimeout
 
 app = typer.Typer(no_args_is_help=True, help="Sandboxes: list, look at, pause, resume, roll back, kill.")
 
-_SECRET = frozenset({"access_token"})
+_SECRET = frozenset({"access_token", "traffic_token", "rules"})
+"""Header rules may hold credentials of their tenant."""
 _PAGE = 1000
 
 

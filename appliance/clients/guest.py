@@ -22,8 +22,8 @@ from yarl import URL
 from appliance.clients.guest_logs import MAX_PAGE_BYTES, GuestLogPage, LogCursor, parse_log_end, parse_log_page
 from appliance.clients.guest_reports import Usage, parse_environment, parse_usage
 from appliance.domain.errors import GuestFailure, GuestRefused
+from appliance.domain.network import AGENT_PORT
 
-AGENT_PORT = 49983
 _MAX_ENVELOPE_BYTES = 1 << 20
 _END_OF_STREAM = 0x02
 _MAX_METRICS_BYTES = 4096

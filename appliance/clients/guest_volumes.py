@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from ipaddress import IPv4Address
 
-from appliance.clients.guest import AGENT_PORT
 from appliance.common.http import Answer, InternalClient
 from appliance.domain.errors import GuestFailure, Unavailable
+from appliance.domain.network import AGENT_PORT
 
 _STATUSES = frozenset({200, 201, 204, 400, 404, 409, 413, 500, 507})
 

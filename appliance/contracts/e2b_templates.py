@@ -138,7 +138,7 @@ class GcpRegistry(_Request):
 class AwsRegistry(_Request):
     type: Literal["aws"]
     awsAccessKeyId: str = Field(repr=False)
-    awsSecretAccessKey: str = Field(repr=False)
+    awsSecretAccessKey: str = Field(min_length=1, max_length=255, repr=False)
     awsRegion: str
 
 

@@ -61,6 +61,8 @@ class EndReason(StrEnum):
 class RegistryLogin(_Wire):
     username: str
     password: str = Field(repr=False)
+    aws_region: str | None = None
+    """Where set, the two are an access key of AWS, for which Amazon's registry in that region gives the real login."""
 
 
 class BuildStep(_Wire):

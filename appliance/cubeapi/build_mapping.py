@@ -81,11 +81,8 @@ def _login(registry: e2b.Registry) -> RegistryLogin:
         case e2b.GcpRegistry():
             return RegistryLogin(username=_GCP_USERNAME, password=_service_account(registry.serviceAccountJson))
         case e2b.AwsRegistry():
-            # Its token comes from an endpoint of AWS, and neither CubeAPI nor CubeMaster reaches any network.
-            raise InvalidRequest(
-                "fromImageRegistry of type 'aws' is not supported: get a password with "
-                "`aws ecr get-login-password`, which is good for 12 hours, and give it as type 'registry' with the "
-                "username AWS"
+            return RegistryLogin(
+                username=registry.awsAccessKeyId, password=registry.awsSecretAccessKey, aws_region=registry.awsRegion
             )
 
 

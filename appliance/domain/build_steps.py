@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from appliance.domain.errors import InvalidRequest
+from appliance.domain.registry_login import RegistryLogin
 
 FILES_HASH = re.compile(r"[0-9a-f]{64}")
 """Not of the archive: what the client calls the files of a COPY."""
@@ -46,7 +47,7 @@ class BuildSource:
 
     image: str | None
     template: str | None
-    registry_login: tuple[str, str] | None
+    registry_login: RegistryLogin | None
     steps: tuple[BuildStep, ...]
     force: bool
     start_cmd: str | None

@@ -34,6 +34,7 @@
         │   └── GuestRefused      the guest agent answered, with an error
         ├── StorageFailure
         │   ├── DiskFull
+    │   ├── RegistryLoginRefused
         │   └── ImageRejected     an image that the host refuses, with the rule it broke
         └── NetworkFailure
 
@@ -97,8 +98,8 @@ class SandboxNotFound(NotFound):
 
 
 class TemplateNotFound(NotFound):
-    def __init__(self, reference: str) -> None:
-        super().__init__(f"template '{reference}' not found")
+    def __init__(self, reference: str, hint: str = "") -> None:
+        super().__init__(f"template '{reference}' not found{f': {hint}' if hint else ''}")
         self.reference = reference
 
 
@@ -242,6 +243,17 @@ class StorageFailure(NodeFailure):
 
 class DiskFull(StorageFailure):
     """The node's disk has no room; what was begun is removed."""
+
+
+class RegistryLoginRefused(StorageFailure):
+    """AWS gives no login at its registry for an access key. `code` is its own word for the reason."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(
+            f"the registry login was refused by AWS: {code}; check awsAccessKeyId, awsSecretAccessKey and awsRegion, "
+            "and that the key may call ecr:GetAuthorizationToken"
+        )
+        self.code = code
 
 
 class ImageRejected(StorageFailure):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
 
 from appliance.domain.errors import InvalidRequest
 
@@ -13,8 +13,13 @@ ALL_TRAFFIC = "0.0.0.0/0"
 """How SDKs write "everything" in a list of denied networks."""
 MAX_ENTRIES = 256
 """Of each list: the switch has room for a bounded number over all sandboxes of a node."""
+MAX_DNS_SERVERS = 10
 _MAX_HOST_LENGTH = 253
 """Of a domain as well."""
+AGENT_PORT = 49983
+"""Of each guest: its agent speaks plain HTTP there."""
+MAX_HTTPS_PORTS = 64
+"""The proxy reads them with each request."""
 
 # The placeholder may stand in a label of the host, or as the port.
 _LABEL = r"(?:[A-Za-z0-9_-]|\$\{PORT\})+"
@@ -39,6 +44,11 @@ class SandboxNetwork:
     """False: the proxy demands the sandbox's traffic token."""
     mask_request_host: str | None = None
     """What services in the sandbox see as the host, `${PORT}` standing for the port."""
+    dns_servers: tuple[str, ...] | None = None
+    """IPv4 addresses that it may reach beside its domains, in place of the node's resolver; without domains they mean
+    nothing. None: the node's."""
+    https_ports: tuple[int, ...] = ()
+    """Ports whose services speak TLS themselves: the proxy does so too there, and takes any certificate."""
 
 
 def parse_networks(entries: Iterable[str], *, kind: str) -> tuple[IPv4Network, ...]:
@@ -86,6 +96,18 @@ def check_network(network: SandboxNetwork) -> None:
         raise InvalidRequest(_DOMAINS_NEED_DENY_ALL)
     if network.mask_request_host is not None:
         check_mask(network.mask_request_host)
+    _check_dns_servers(network.dns_servers or ())
+    _check_https_ports(network.https_ports)
+
+
+def _check_dns_servers(servers: tuple[str, ...]) -> None:
+    if len(servers) > MAX_DNS_SERVERS:
+        raise InvalidRequest(f"network.dnsServers can have at most {MAX_DNS_SERVERS} entries")
+    for server in servers:
+        try:
+            IPv4Address(server)
+        except AddressValueError as error:
+            raise InvalidRequest(f"invalid DNS server {server}: give an IPv4 address") from error
 
 
 def check_mask(mask: str) -> None:
@@ -97,3 +119,15 @@ def check_mask(mask: str) -> None:
     is_port = port is None or port == "${PORT}" or 1 <= int(port) <= 65535
     if match is None or len(match["host"]) > _MAX_HOST_LENGTH or not is_port:
         raise InvalidRequest(f"mask request host is not valid: {mask}")
+
+
+def _check_https_ports(ports: Collection[int]) -> None:
+    if len(ports) > MAX_HTTPS_PORTS:
+        raise InvalidRequest(f"network.httpsPorts can have at most {MAX_HTTPS_PORTS} entries")
+    for port in ports:
+        if not 1 <= port <= 65535:
+            raise InvalidRequest(f"network.httpsPorts: {port} is not a port; use 1 to 65535")
+        if port == AGENT_PORT:
+            raise InvalidRequest(
+                f"network.httpsPorts: {port} is the port of the sandbox's agent, which serves plain HTTP; leave it out"
+            )

@@ -16,6 +16,7 @@ from appliance.domain.build_steps import BuildStep
 from appliance.domain.errors import Conflict, InvalidRequest
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TemplateId
 from appliance.domain.placement import Resources
+from appliance.domain.registry_login import RegistryLogin
 
 DEFAULT_TAG = "default"
 LOG_LEVELS = ("debug", "info", "warn", "error")
@@ -76,7 +77,7 @@ class BuildSpec:
     """What a build is made from and must become. A draft has neither `image` nor `from_build`, any other has one."""
 
     image: str | None
-    registry_login: tuple[str, str] | None
+    registry_login: RegistryLogin | None
     resources: Resources
     writable_layer_mib: int
     from_build: BuildId | None = None

@@ -6,16 +6,12 @@ Everything a tenant made stays a stream or a file of bytes here: the host neithe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class RegistryCredentials:
-    username: str
-    password: str = field(repr=False)
+from appliance.domain.registry_login import RegistryLogin
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,7 @@ class ImageStore(Protocol):
         self,
         reference: str,
         *,
-        credentials: RegistryCredentials | None = None,
+        login: RegistryLogin | None = None,
         limits: ImageLimits = ImageLimits(),
         progress: Progress = lambda _: None,
     ) -> ImportedImage:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from appliance.domain.errors import DiskFull, ImageRejected, InvalidRequest, StorageFailure
+from appliance.domain.registry_login import RegistryLogin
 from appliance.storage.base import (
     ImageConfig,
     ImageLimits,
     ImportedImage,
     Layer,
     Progress,
-    RegistryCredentials,
 )
 from appliance.storage.reference import parse_reference
 from appliance.storage.volume_image import VOLUME_MIN_MIB
@@ -49,7 +49,7 @@ class FakeImageStore:
         self,
         reference: str,
         *,
-        credentials: RegistryCredentials | None = None,
+        login: RegistryLogin | None = None,
         limits: ImageLimits = ImageLimits(),  # noqa: B008 - frozen
         progress: Progress = lambda _: None,
     ) -> ImportedImage:

@@ -11,15 +11,16 @@ from pathlib import Path
 
 from appliance.common.threads import in_thread
 from appliance.domain.errors import ImageRejected
+from appliance.domain.registry_login import RegistryLogin
 from appliance.storage import docker_archive, oci, registry
 from appliance.storage.base import (
     ImageLimits,
     ImportedImage,
     Layer,
     Progress,
-    RegistryCredentials,
 )
 from appliance.storage.confinement import WORKER_UID
+from appliance.storage.ecr import EcrApi, exchanged
 from appliance.storage.merge_job import MergeJob
 from appliance.storage.publish import name_file, storage_errors, sync_directory, unnamed_file
 from appliance.storage.pull_network import Reach
@@ -49,10 +50,12 @@ class LocalImageStore:
         *,
         insecure_registries: frozenset[str] = frozenset(),
         reach: Reach = Reach(),  # noqa: B008 - frozen
+        ecr: EcrApi = EcrApi(),  # noqa: B008 - frozen
     ) -> None:
         self._directory = directory
         self._insecure_registries = insecure_registries
         self._reach = reach
+        self._ecr = ecr
         # Its workers share a user, and an image must not reach the workers of another.
         self._one_at_a_time = asyncio.Lock()
         self._swept = False
@@ -61,7 +64,7 @@ class LocalImageStore:
         self,
         reference: str,
         *,
-        credentials: RegistryCredentials | None = None,
+        login: RegistryLogin | None = None,
         limits: ImageLimits = ImageLimits(),  # noqa: B008 - frozen
         progress: Progress = lambda _: None,
     ) -> ImportedImage:
@@ -71,11 +74,14 @@ class LocalImageStore:
                 self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
                 if isinstance(parsed, RegistryImage):
                     await self._sweep_once()
+                    if login is not None and login.aws_region is not None:
+                        progress(f"Asking AWS for a login at its registry in {login.aws_region}")
+                        login = await exchanged(login, login.aws_region, reach=self._reach, api=self._ecr)
                     progress(f"Pulling {parsed.name}")
                     async with registry.pulled(
                         parsed,
                         self._directory,
-                        credentials=credentials,
+                        login=login,
                         insecure=self._insecure_registries,
                         reach=self._reach,
                         limits=limits,

@@ -17,7 +17,8 @@ from tempfile import mkdtemp
 from appliance.common.process import CommandFailed, run
 from appliance.common.threads import in_thread
 from appliance.domain.errors import DiskFull, ImageRejected, StorageFailure
-from appliance.storage.base import ImageLimits, RegistryCredentials
+from appliance.domain.registry_login import RegistryLogin
+from appliance.storage.base import ImageLimits
 from appliance.storage.confinement import WORKER_UID, Ceiling, confined
 from appliance.storage.oci import INDEX_TYPES, for_us
 from appliance.storage.pull_network import PullNetwork, Reach, pull_network
@@ -43,7 +44,7 @@ async def pulled(
     image: RegistryImage,
     directory: Path,
     *,
-    credentials: RegistryCredentials | None,
+    login: RegistryLogin | None,
     insecure: frozenset[str],
     reach: Reach,
     limits: ImageLimits,
@@ -56,7 +57,7 @@ async def pulled(
     """
     temporary = Path(mkdtemp(prefix=_TEMPORARY_PREFIX, dir=directory))
     try:
-        await in_thread(_furnish, temporary, _auth(image, credentials))
+        await in_thread(_furnish, temporary, _auth(image, login))
         async with pull_network(host_of(image), reach) as network:
             skopeo = _Skopeo(image, temporary, network, verify_tls=host_of(image) not in insecure, limits=limits)
             manifest = await skopeo.resolve()
@@ -197,10 +198,10 @@ def _size(descriptor: dict[str, object]) -> int:
     return size
 
 
-def _auth(image: RegistryImage, credentials: RegistryCredentials | None) -> str:
-    if credentials is None:
+def _auth(image: RegistryImage, login: RegistryLogin | None) -> str:
+    if login is None:
         return json.dumps({"auths": {}})
-    secret = base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
+    secret = base64.b64encode(f"{login.username}:{login.password}".encode()).decode()
     return json.dumps({"auths": {host_of(image): {"auth": secret}}})
 
 

@@ -86,6 +86,8 @@ class WayOut:
         self._destinations = destinations
         self.refused: str | None = None
         """The first of them: the others are what the client tried then."""
+        self.failed: str | None = None
+        """Why the last connection could not be made that was not refused. Not every client prints what it is told."""
 
     async def relay(self, listener: socket.socket, host: str, port: int) -> None:
         """Lead every connection to one destination, until cancelled."""
@@ -114,8 +116,8 @@ class WayOut:
             writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
         except (OSError, ValueError, OverflowError) as error:
             # The client prints what follows the number.
-            reason = re.sub(r"[^ -~]", "?", f"{host}:{port} cannot be reached: {error}")
-            writer.write(f"HTTP/1.1 502 {reason}\r\nContent-Length: 0\r\n\r\n".encode())
+            self.failed = re.sub(r"[^ -~]", "?", f"{host}:{port} cannot be reached: {error}")
+            writer.write(f"HTTP/1.1 502 {self.failed}\r\nContent-Length: 0\r\n\r\n".encode())
         else:
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
             await _join(here, there)

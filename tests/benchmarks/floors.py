@@ -21,13 +21,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
-from appliance.clients.guest import AGENT_PORT, GuestClient, Identity
+from appliance.clients.guest import GuestClient, Identity
 from appliance.cubelet import guest_image
 from appliance.cubelet.services.machines import WARM_UP, guest_disks, volume_slots
 from appliance.cubelet.services.template_store import ReadyTemplate
 from appliance.cubevs.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC
 from appliance.cubevs.taps import open_tap
 from appliance.domain.ids import VmId
+from appliance.domain.network import AGENT_PORT
 from appliance.hypervisor.base import Accelerator, BootSource, Hypervisor, Nic, VmProcess, VmSpec
 from appliance.hypervisor.qemu.driver import QemuHypervisor
 from appliance.hypervisor.scopes.session import SessionScopes

@@ -18,7 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
-from appliance.clients.guest import AGENT_PORT
+from appliance.domain.network import AGENT_PORT
 
 AGENT_VERSION = "0.6.13"
 USAGE = {

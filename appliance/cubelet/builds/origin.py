@@ -14,7 +14,8 @@ from appliance.cubelet.services.template_meta import Readiness
 from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
 from appliance.domain.errors import DeadlineExceeded, InvalidRequest, TemplateNotReady
 from appliance.domain.ids import BuildId
-from appliance.storage.base import ImageConfig, ImageStore, RegistryCredentials
+from appliance.domain.registry_login import RegistryLogin
+from appliance.storage.base import ImageConfig, ImageStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,11 @@ class Origins:
         if request.image is None:
             raise InvalidRequest("a build needs an image or from_build")
         build.say(f"importing {request.image}")
-        login = request.registry
-        credentials = RegistryCredentials(login.username, login.password) if login is not None else None
+        told = request.registry
+        login = RegistryLogin(told.username, told.password, told.aws_region) if told is not None else None
         try:
             async with asyncio.timeout(self._image_deadline.total_seconds()):
-                image = await self._images.import_image(request.image, credentials=credentials, progress=build.say)
+                image = await self._images.import_image(request.image, login=login, progress=build.say)
         except TimeoutError as error:
             raise DeadlineExceeded("importing the image", self._image_deadline.total_seconds()) from error
         size_mib = sum(layer.size_bytes for layer in image.layers) >> 20

@@ -10,17 +10,16 @@ from sqlalchemy import Row
 from appliance.domain.build_steps import BuildStep, StepType
 from appliance.domain.ids import BuildId, SandboxId, TemplateId
 from appliance.domain.placement import Resources
+from appliance.domain.registry_login import RegistryLogin
 from appliance.domain.template import Build, BuildSpec, BuildStatus
 
 
 def spec_columns(spec: BuildSpec) -> dict[str, object]:
     """Return the columns of `builds` that say what shall be built."""
-    username, password = spec.registry_login or (None, None)
     return {
         "image": spec.image,
         "from_build": spec.from_build,
-        "registry_username": username,
-        "registry_password": password,
+        **login_columns(spec.registry_login),
         "steps": steps_column(spec.steps),
         "force": spec.force,
         "vcpus": spec.resources.vcpus,
@@ -31,6 +30,20 @@ def spec_columns(spec: BuildSpec) -> dict[str, object]:
         "probe_port": spec.probe_port,
         "exposed_ports": list(spec.exposed_ports),
     }
+
+
+def login_columns(login: RegistryLogin | None) -> dict[str, str | None]:
+    return {
+        "registry_username": login.username if login else None,
+        "registry_password": login.password if login else None,
+        "registry_aws_region": login.aws_region if login else None,
+    }
+
+
+def _login(row: Row[tuple[object, ...]]) -> RegistryLogin | None:
+    if not row.registry_username:
+        return None
+    return RegistryLogin(row.registry_username, row.registry_password, row.registry_aws_region)
 
 
 def steps_column(steps: Sequence[BuildStep] | None) -> list[dict[str, object]] | None:
@@ -59,7 +72,7 @@ def read_build(row: Row[tuple[object, ...]]) -> Build:
         status=BuildStatus(row.status),
         spec=BuildSpec(
             image=row.image,
-            registry_login=(row.registry_username, row.registry_password) if row.registry_username else None,
+            registry_login=_login(row),
             resources=Resources(row.vcpus, row.memory_mib),
             writable_layer_mib=row.writable_layer_mib,
             from_build=BuildId(row.from_build) if row.from_build else None,

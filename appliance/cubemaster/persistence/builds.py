@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 
-from appliance.cubemaster.persistence.build_rows import read_build, spec_columns, steps_column
+from appliance.cubemaster.persistence.build_rows import login_columns, read_build, spec_columns, steps_column
 from appliance.cubemaster.persistence.paging import PagePosition, newest_first
 from appliance.cubemaster.persistence.tables import build_logs, builds, replicas, template_files, templates
 from appliance.domain.ids import BuildId, NodeId, TeamId, TemplateId
@@ -148,7 +148,6 @@ class BuildRepository:
 
     def save(self, build: Build, *, token: str) -> bool:
         """Write how far it is and give the lease back; return False if the lease went to somebody else."""
-        login = build.spec.registry_login
         result = self._connection.execute(
             update(builds)
             .where(builds.c.build_id == build.build_id, builds.c.lease_token == token)
@@ -159,8 +158,7 @@ class BuildRepository:
                 disk_size_mib=build.disk_size_mib,
                 envd_version=build.envd_version,
                 finished_at=build.finished_at,
-                registry_username=login[0] if login else None,
-                registry_password=login[1] if login else None,
+                **login_columns(build.spec.registry_login),
                 steps=steps_column(build.spec.steps),
                 lease_token=None,
                 lease_until=None,
@@ -202,8 +200,7 @@ class BuildRepository:
                 status=BuildStatus.ERROR,
                 reason=reason,
                 finished_at=now,
-                registry_username=None,
-                registry_password=None,
+                **login_columns(None),
                 steps=None,
                 lease_token=None,
                 lease_until=None,

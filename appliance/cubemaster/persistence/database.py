@@ -54,6 +54,8 @@ def make_engine(url: URL, *, connections: int) -> Engine:
         max_overflow=0,
         # Every transaction below ends in a commit or a rollback of its own; one more costs a round trip on each create.
         pool_reset_on_return=None,
+        # They hold passwords and tokens, and a statement that fails is logged.
+        hide_parameters=True,
         connect_args={
             "connect_timeout": _CALL_LIMIT_S,
             "read_timeout": _CALL_LIMIT_S,

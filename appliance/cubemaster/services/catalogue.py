@@ -14,6 +14,12 @@ from appliance.domain.placement import Resources
 from appliance.domain.template import DEFAULT_TAG, BuildStatus, parse_reference
 
 _REMEMBERED = 1024
+_MISSING = {
+    "mcp-gateway": "the appliance has none of its own, and SDKs ask for it where a sandbox is made with `mcp` and no "
+    "template; build one of that name with a program `mcp-gateway` that takes --config '<json>', is started as root by "
+    "the SDK, serves MCP on port 50005 and keeps its token in /etc/mcp-gateway/.token (docs/mcp-gateway.md says how)"
+}
+"""What to say besides of templates that E2B has and an appliance has once somebody built them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class Catalogue:
         parsed = parse_reference(reference)
         named = uow.templates.resolve(parsed, team_id=team_id)
         if named is None:
-            raise TemplateNotFound(reference)
+            raise TemplateNotFound(reference, _MISSING.get(parsed.name, ""))
         build = named.build
         if build is None:
             # Tags move when a build is READY. One without a target is still being built, failed, or never was.

@@ -56,6 +56,7 @@ class RouteTable:
             auto_resume=sandbox.wakes,
             traffic_token_sha256=self._tokens.traffic_sha256(sandbox),
             mask_request_host=sandbox.network.mask_request_host,
+            https_ports=sandbox.network.https_ports,
         )
 
     def stored_route_of(self, sandbox: Sandbox) -> Route | None:

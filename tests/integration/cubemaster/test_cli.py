@@ -91,11 +91,19 @@ async def test_watch_fails_with_the_reason_and_ends_when_its_time_is_up(applianc
 async def test_sandboxes_are_listed_shown_and_killed(appliance: Appliance) -> None:
     socket = appliance.settings.socket
     team_id, _ = await appliance.team(), await appliance.template()
-    made = await appliance.sandbox(team_id, metadata={"who": "agent"})
+    made = await appliance.sandbox(
+        team_id,
+        metadata={"who": "agent"},
+        allow_public_traffic=False,
+        rules={"a.com": ({"headers": {"X": "canary-4c1e"}},)},
+    )
 
     listed = await cli(socket, "--json", "sandbox", "list")
     assert [one["sandbox_id"] for one in json.loads(listed.out)] == [made.sandbox_id]
     assert str(made.access_token) not in listed.out
+    whole = json.loads((await cli(socket, "--json", "sandbox", "info", made.sandbox_id)).out)
+    assert not {made.access_token, made.traffic_token} & set(map(str, whole.values()))
+    assert "canary-4c1e" not in str(whole)
     killed = await cli(socket, "sandbox", "kill", made.sandbox_id)
     assert killed.code == 0, killed.err
     assert appliance.node.sandboxes == {}

@@ -30,7 +30,9 @@ async def _nothing_left(appliance: Appliance) -> None:
 
 
 async def test_copies_have_ids_tokens_and_ends_of_their_own(appliance: Appliance) -> None:
-    source = await _running(appliance, metadata={"who": "agent"}, allow_internet=False, on_timeout="pause")
+    source = await _running(
+        appliance, metadata={"who": "agent"}, allow_internet=False, on_timeout="pause", https_ports=(8443,)
+    )
 
     forked = await appliance.master.fork_sandbox(
         source.sandbox_id, NewFork(team_id=source.team_id, timeout_s=60, count=3)
@@ -47,6 +49,7 @@ async def test_copies_have_ids_tokens_and_ends_of_their_own(appliance: Appliance
             source.build_id,
             source.metadata,
         )
+        assert copy.https_ports == (8443,)
         assert copy.end_at < source.end_at
         asked = appliance.node.requests[copy.sandbox_id]
         assert asked.build_id in appliance.node.snapshots

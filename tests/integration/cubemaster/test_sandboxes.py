@@ -36,6 +36,7 @@ async def test_create_starts_it_on_the_node_and_publishes_its_route(appliance: A
             "auto_resume": False,
             "traffic_token_sha256": None,
             "mask_request_host": None,
+            "https_ports": [],
         }
     route = await appliance.master.get_route(made.sandbox_id)
     assert route.address == appliance.node.sandboxes[made.sandbox_id].address

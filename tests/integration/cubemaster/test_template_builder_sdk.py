@@ -188,7 +188,7 @@ async def test_the_async_builder_builds_too(ask: Ask) -> None:
         ("Template().from_template('mcp-gateway')", "app", "'mcp-gateway' not found"),
         ("Template().from_image('127.0.0.1/x')", "app", "not a public address"),
         ("Template().from_image('x.com/y', username='a', password='b')", "other/app", "Invalid name"),
-        ("Template().from_aws_registry('x.com/y', 'a', 'b', 'c')", "app", "aws ecr get-login-password"),
+        ("Template().from_aws_registry('x.com/y', 'a', 'b', 'c')", "app", "'c' is no region of AWS"),
         ("Template().from_gcp_registry('gcr.io/y', {'a': 'b'})", "app", "service account"),
     ],
 )
@@ -204,3 +204,33 @@ async def test_refusals_reach_the_user(ask: Ask, template: str, name: str, messa
         """
     )
     assert message in answer["message"]
+
+
+async def test_a_gateway_for_mcp_servers_is_for_somebody_to_build(appliance: Appliance, ask: Ask) -> None:
+    answer = await ask(
+        """
+        import json, pathlib
+        from e2b import Sandbox, SandboxException, Template
+
+        try:
+            Sandbox.create(mcp={"exa": {"apiKey": "s3cret"}})
+        except SandboxException as error:
+            refusal = str(error)
+        pathlib.Path("mcp-gateway").write_text("#!/bin/sh")
+        program = Template().from_template("base").copy(
+            "mcp-gateway", "/usr/local/bin/mcp-gateway", user="root", mode=0o755
+        )
+        info = Template.build(program, "mcp-gateway")
+        print(json.dumps({"refusal": refusal, "built": info.template_id}))
+        """
+    )
+    for part in (
+        "template 'mcp-gateway' not found",
+        "--config",
+        "50005",
+        "/etc/mcp-gateway/.token",
+        "docs/mcp-gateway",
+    ):
+        assert part in answer["refusal"]
+    assert "s3cret" not in answer["refusal"]
+    assert (await appliance.master.get_template("mcp-gateway")).template_id == answer["built"]

@@ -260,7 +260,7 @@ async def test_a_build_whose_base_goes_before_it_began_fails(appliance: Applianc
                     "awsRegion": "c",
                 },
             },
-            "aws ecr get-login-password",
+            "awsRegion: 'c' is no region of AWS",
         ),
         (
             {"fromImage": "gcr.io/y", "fromImageRegistry": {"type": "gcp", "serviceAccountJson": "{}"}},
@@ -292,6 +292,15 @@ async def test_what_cannot_be_built_says_why(
             {"type": "gcp", "serviceAccountJson": '{"private_key": "s3cret"}'},
             RegistryLogin(username="_json_key", password='{"private_key": "s3cret"}'),
         ),
+        (
+            {
+                "type": "aws",
+                "awsAccessKeyId": "AKIDEXAMPLE01234",
+                "awsSecretAccessKey": "s3cret",
+                "awsRegion": "eu-west-1",
+            },
+            RegistryLogin(username="AKIDEXAMPLE01234", password="s3cret", aws_region="eu-west-1"),
+        ),
     ],
 )
 async def test_a_registrys_login_goes_to_the_node_and_is_kept_nowhere(
@@ -304,8 +313,10 @@ async def test_a_registrys_login_goes_to_the_node_and_is_kept_nowhere(
     assert appliance.node.builds[build["buildID"]].registry == login
     appliance.node.finish_build(build["buildID"], BuildState.READY)
     assert "s3cret" not in str(await ended(api, build))
-    query = "SELECT registry_password, steps FROM builds"
-    assert "s3cret" not in str(list(appliance.db.execute(query, database="cube_master")))
+    query = "SELECT registry_username, registry_password, registry_aws_region, steps FROM builds"
+    rows = list(appliance.db.execute(query, database="cube_master"))
+    assert {row[:3] for row in rows} == {(None, None, None)}
+    assert "s3cret" not in str(rows)
 
 
 @pytest.mark.parametrize(

@@ -170,5 +170,5 @@ async def test_an_unknown_tag_is_named(appliance: Appliance) -> None:
     team_id, _ = await appliance.team(), await appliance.template("base")
     with pytest.raises(errors.NotFound, match="tag 'v9' does not exist for template 'base'"):
         await appliance.sandbox(team_id, template="base:v9")
-    with pytest.raises(errors.TemplateNotFound, match="template 'nope' not found"):
+    with pytest.raises(errors.TemplateNotFound, match=r"template 'nope' not found$"):
         await appliance.sandbox(team_id, template="nope")

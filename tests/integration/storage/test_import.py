@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.errors import DiskFull, ImageRejected, StorageFailure
+from appliance.domain.registry_login import RegistryLogin
 from appliance.storage import squash
-from appliance.storage.base import ImageLimits, Layer, RegistryCredentials
+from appliance.storage.base import ImageLimits, Layer
 from appliance.storage.layers import LocalImageStore
 from appliance.storage.pull_network import Reach
 from tests.support.hostile_layers import HOSTILE, Hostile
@@ -254,11 +255,11 @@ async def test_images_are_pulled_with_the_credentials_of_the_call(
     with serving(tmp_path / "image", username="robot", password="s3cret") as registry:
         store = store_of(registry, searchable_path)
         reference = f"{registry.host}/team/demo:1"
-        image = await store.import_image(reference, credentials=RegistryCredentials("robot", "s3cret"))
+        image = await store.import_image(reference, login=RegistryLogin("robot", "s3cret"))
         assert image.source_digest == digest
         served = len(registry.served)
         with pytest.raises(StorageFailure, match="cannot pull") as raised:
-            await store.import_image(reference, credentials=RegistryCredentials("robot", "wr0ng"))
+            await store.import_image(reference, login=RegistryLogin("robot", "wr0ng"))
         assert "wr0ng" not in str(raised.value)
         with pytest.raises(StorageFailure, match="cannot pull"):
             await store.import_image(reference)
@@ -275,7 +276,7 @@ async def test_an_image_that_states_too_much_is_not_downloaded(tmp_path: Path, s
         with pytest.raises(ImageRejected) as raised:
             await store.import_image(
                 f"{registry.host}/demo:1",
-                credentials=RegistryCredentials("u", "p"),
+                login=RegistryLogin("u", "p"),
                 limits=ImageLimits(unpacked_bytes=2**20),
             )
         assert raised.value.rule == "unpacked-size"
@@ -288,7 +289,7 @@ async def test_a_registry_must_speak_tls_unless_it_is_named(tmp_path: Path, sear
         reach = Reach(internal=frozenset({registry.host}))
         store = LocalImageStore(searchable_path / "layers", reach=reach)
         with pytest.raises(StorageFailure, match="TLS handshake"):
-            await store.import_image(f"{registry.host}/demo", credentials=RegistryCredentials("u", "p"))
+            await store.import_image(f"{registry.host}/demo", login=RegistryLogin("u", "p"))
         assert list((searchable_path / "layers").iterdir()) == []
         assert registry.served == []
 

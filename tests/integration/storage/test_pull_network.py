@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.errors import ImageRejected, StorageFailure
-from appliance.storage.base import RegistryCredentials
+from appliance.domain.registry_login import RegistryLogin
 from appliance.storage.layers import LocalImageStore
 from appliance.storage.pull_network import Reach, pull_network
 from tests.support.oci_images import E, tar_bytes, write_layout
 from tests.support.tiny_registry import TinyRegistry, make_certificate, serving
 
-_CREDENTIALS = RegistryCredentials("u", "p")
+_LOGIN = RegistryLogin("u", "p")
 
 
 class Names:
@@ -48,7 +48,7 @@ def other(tmp_path: Path) -> Iterator[TinyRegistry]:
 
 async def pull(host: str, directory: Path, reach: Reach) -> None:
     store = LocalImageStore(directory / "layers", insecure_registries=frozenset({host}), reach=reach)
-    await store.import_image(f"{host}/demo:1", credentials=_CREDENTIALS)
+    await store.import_image(f"{host}/demo:1", login=_LOGIN)
 
 
 async def test_a_registry_that_is_allowed_by_its_name_is_reached_through_the_proxy(

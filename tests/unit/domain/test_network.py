@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.network import (
+    AGENT_PORT,
     MAX_ENTRIES,
+    MAX_HTTPS_PORTS,
     SandboxNetwork,
     check_mask,
     check_network,
@@ -141,3 +143,27 @@ def test_no_mask_that_passes_can_break_out_of_a_header(mask: str) -> None:
         return
     assert mask.isascii()
     assert not set(mask) & set(" \t\r\n,;/@\\'\"<>")
+
+
+def test_dns_servers_are_addresses() -> None:
+    check_network(SandboxNetwork(dns_servers=()))
+    check_network(SandboxNetwork(dns_servers=("1.1.1.1",) * 10))
+    assert refusal(SandboxNetwork(dns_servers=("1.1.1.1",) * 11)) == "network.dnsServers can have at most 10 entries"
+    for server in ("", "::1", "1.1.1.0/24", "dns.google", "1.1.1"):
+        assert refusal(SandboxNetwork(dns_servers=(server,))) == (f"invalid DNS server {server}: give an IPv4 address")
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_a_port_that_serves_tls_must_be_one(port: int) -> None:
+    refused = refusal(SandboxNetwork(https_ports=(443, port)))
+    assert refused == f"network.httpsPorts: {port} is not a port; use 1 to 65535"
+
+
+def test_the_agent_serves_no_tls() -> None:
+    assert "49983 is the port of the sandbox's agent" in refusal(SandboxNetwork(https_ports=(AGENT_PORT,)))
+
+
+def test_ports_that_serve_tls_are_bounded() -> None:
+    ports = tuple(range(8000, 8000 + MAX_HTTPS_PORTS))
+    check_network(SandboxNetwork(https_ports=(1, 65535, *ports[2:])))
+    assert "at most 64" in refusal(SandboxNetwork(https_ports=(*ports, 443)))

@@ -12,6 +12,7 @@ from appliance.domain.build_steps import BuildStep, StepType
 from appliance.domain.errors import Conflict, InvalidRequest
 from appliance.domain.ids import BuildId, TemplateId
 from appliance.domain.placement import Resources
+from appliance.domain.registry_login import RegistryLogin
 from appliance.domain.template import (
     Build,
     BuildSpec,
@@ -142,7 +143,7 @@ def test_a_build_goes_on_while_a_node_is_at_it_and_then_needs_one_success(states
 
 
 def _build(status: BuildStatus) -> Build:
-    spec = BuildSpec("oci:/x", ("user", "secret"), Resources(1, 512), 1024)
+    spec = BuildSpec("oci:/x", RegistryLogin("user", "secret"), Resources(1, 512), 1024)
     return Build(BuildId("b"), TemplateId("t"), ("default",), status, spec, NOW)
 
 
@@ -150,7 +151,7 @@ def test_secrets_are_kept_no_longer_than_the_build() -> None:
     draft = _build(BuildStatus.WAITING)
     steps = (BuildStep(StepType.ENV, ("TOKEN", "secret")),)
     building = draft.started(replace(draft.spec, steps=steps), at=NOW)
-    assert building.spec.registry_login == ("user", "secret")
+    assert building.spec.registry_login == RegistryLogin("user", "secret")
     for ended in (building.ready(at=NOW), building.failed("no", step=None, at=NOW)):
         assert (ended.spec.registry_login, ended.spec.steps) == (None, ())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance.domain.errors import InvalidRequest
-from appliance.storage.base import RegistryCredentials
+from appliance.domain.registry_login import RegistryLogin
 from appliance.storage.reference import DockerArchive, OciLayout, RegistryImage, parse_reference
 from appliance.storage.registry import copy_argv, host_of, inspect_argv, pinned
 
@@ -94,4 +94,4 @@ def test_no_secret_is_in_the_argv_or_the_representation() -> None:
     argv = copy_argv(image, Path("/tmp/x"), verify_tls=True)
     assert "--src-authfile=/tmp/x/auth.json" in argv
     assert "--src-tls-verify=true" in argv
-    assert "hunter2" not in repr(RegistryCredentials("me", "hunter2"))
+    assert "hunter2" not in repr(RegistryLogin("me", "hunter2"))

@@ -51,6 +51,22 @@ local function mask_of(route, port)
     return type(mask) == "string" and mask:gsub("%${PORT}", tostring(port)) or nil
 end
 
+-- Services on these ports serve TLS themselves.
+local function speaks_tls(route, port)
+    for _, one in ipairs(type(route.https_ports) == "table" and route.https_ports or {}) do
+        if one == port then
+            return true
+        end
+    end
+    return false
+end
+
+-- Answers for a sandbox that runs and yet could not be asked.
+local function unreachable(route, id, port)
+    local fails = speaks_tls(route, port) and dial.fails_at_tls(route.address, port)
+    return (fails and answers.not_tls or answers.port_closed)(id, port)
+end
+
 -- Returns a route that runs and whether it had to be woken, or nil after it answered.
 local function running(id, port, headers, options)
     local route, problem = routes.lookup(id, options.fresh)
@@ -98,7 +114,7 @@ function _M.run()
     var.cube_host = mask_of(route, port) or headers["host"]
     -- An upgraded connection is a tunnel in which nobody hides the agent's internal routes; it speaks no such protocol.
     var.cube_upgrade = port ~= AGENT_PORT and var.http_upgrade or ""
-    return dial.plan(route.address, port, 0)
+    return dial.plan(route.address, port, speaks_tls(route, port), 0)
 end
 
 -- A later try, in the server that only this nginx reaches. The first one has checked who asks, and for what.
@@ -119,13 +135,13 @@ function _M.again(step)
     local delay_ms = settings.dial_delays_ms[step]
     if not woken then
         if not delay_ms or dialling >= MAX_DIALLING then
-            return answers.port_closed(id, port)
+            return unreachable(route, id, port)
         end
         dialling = dialling + 1
         ngx.sleep(delay_ms / 1000)
         dialling = dialling - 1
     end
-    return dial.plan(route.address, port, delay_ms and step or 1)
+    return dial.plan(route.address, port, speaks_tls(route, port), delay_ms and step or 1)
 end
 
 -- After nginx could not get an answer from the guest: gone, or nobody listening?
@@ -136,7 +152,7 @@ function _M.failed()
         return (problem and answers.unknown or answers.not_found)(id)
     end
     if routes.is_running(route) then
-        return answers.port_closed(id, port)
+        return unreachable(route, id, port)
     end
     if route.state == "transitioning" or route.auto_resume == true then
         return answers.transitioning(id)

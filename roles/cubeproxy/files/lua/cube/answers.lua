@@ -54,6 +54,11 @@ function _M.port_closed(id, port)
     return say(502, id, "The sandbox is running but port is not open", port)
 end
 
+function _M.not_tls(id, port)
+    return say(502, id, "The sandbox is running but the service on this port does not speak TLS: "
+        .. "its network.httpsPorts name the port", port)
+end
+
 function _M.unknown(id)
     return say(503, id, "The sandbox cannot be looked up right now; try again")
 end

@@ -13,23 +13,39 @@ local BUSY = -3
 local TIMED_OUT = 504
 
 -- `step` is how many delays this request has had.
-function _M.plan(address, port, step)
+function _M.plan(address, port, tls, step)
+    ngx.var.cube_scheme = tls and "https" or "http"
     ngx.ctx.cube_dial = {
         address = address,
         port = port,
+        tls = tls,
         refused = settings.dial_delays_ms[step + 1] and tostring(step + 1),
         -- One that did not answer within the time limit is not tried again, but it may have been paused meanwhile.
         timed_out = step == 0 and "late" or nil,
     }
 end
 
-local function peer(step)
-    return "unix:" .. settings.runtime .. "/dial-" .. step .. ".sock"
+-- A try that speaks TLS does so with this nginx as well.
+local function peer(step, tls)
+    return "unix:" .. settings.runtime .. "/dial-" .. step .. (tls and "-tls" or "") .. ".sock"
 end
 
+-- What a TLS handshake sends is no part of the request, and nginx does not count it.
 local function was_sent()
     local sent = ngx.var.upstream_bytes_sent
     return sent and tonumber(sent:match("^%d+")) ~= 0
+end
+
+-- Says whether somebody takes connections there and yet no request came to be sent: they failed at TLS.
+function _M.fails_at_tls(address, port)
+    if was_sent() then
+        return false
+    end
+    local socket = ngx.socket.tcp()
+    socket:settimeout(settings.connect_timeout_s * 1000)
+    local listens = socket:connect(address, port)
+    socket:close()
+    return listens ~= nil
 end
 
 -- Balancer phase of both tries.
@@ -53,7 +69,7 @@ function _M.choose()
     if not step or was_sent() then
         return ngx.exit(BUSY)
     end
-    return balancer.set_current_peer(peer(step), 0)
+    return balancer.set_current_peer(peer(step, dial.tls), 0)
 end
 
 return _M
