@@ -46,7 +46,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        body = " ".join(("hello from", self.headers["Host"], *self.headers.get_all("X-Key", ()))).encode()
+        added = (*self.headers.get_all("X-Key", ()), *self.headers.get_all("Authorization", ()))
+        body = " ".join(("hello from", self.headers["Host"], *added)).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -213,4 +214,47 @@ for command in (
         "hello from www.example.com",
         "not intercepted, and so not trusted",
         "nowhere",
+    ]
+
+
+def test_a_secret_reaches_the_server_alone_and_what_becomes_of_it_does_too(site: Site, world: None) -> None:
+    """From the SDK through every part to the server, and again when its node has heard of an update and of the end."""
+    printed = run(
+        site,
+        """
+import base64, json, time
+from e2b import Secret
+
+def told(expected):
+    "Ask until the node has heard of a change."
+    give_up = time.monotonic() + 60
+    while expected not in (answer := curl("https://example.com/")) and time.monotonic() < give_up:
+        time.sleep(0.5)
+    return answer
+
+Secret.create("key", "canary-one")
+headers = {"X-Key": "${e2b.secrets.key}", "Authorization": "Bearer ${e2b.identity.tokens.who}"}
+sandbox = Sandbox.create(
+    "base",
+    network={**rules("example.com"), "rules": {"example.com": [{"transform": {"headers": headers}}]}},
+    iam={"tokens": {"who": Secret.iam_token(audience="sts", token_type="JWT-SVID")}},
+)
+answer = curl("https://example.com/")
+print(answer.partition(" Bearer ")[0])
+claims = answer.partition(" Bearer ")[2].split(".")[1]
+subject = json.loads(base64.urlsafe_b64decode(claims + "=="))["sub"]
+print(subject.endswith(f"/sandbox/{sandbox.sandbox_id}"))
+Secret.update("key", "canary-two")
+print(told("canary-two").partition(" Bearer ")[0])
+print(sandbox.get_info().network["rules"]["example.com"][0]["transform"]["headers"] == headers)
+Secret.destroy("key")
+print(told("does not exist").splitlines()[0])
+""",
+    )
+    assert printed == [
+        "hello from example.com canary-one",
+        "True",
+        "hello from example.com canary-two",
+        "True",
+        'the secret "key" does not exist',
     ]
