@@ -14,6 +14,7 @@ from appliance.clients.secrets import SecretsClient
 from appliance.clients.teams import TeamsClient
 from appliance.clients.volumes import VolumesClient
 from appliance.common.http import InternalClient
+from appliance.contracts.egress import SigningKeys
 from appliance.contracts.master import (
     Connected,
     CreatedKey,
@@ -191,6 +192,9 @@ class MasterClient:
 
     async def set_egress(self, sandbox_id: str, new: NewEgress) -> None:
         await self._call("PUT", f"/v1/sandboxes/{sandbox_id}/network", _dump(new))
+
+    async def get_signing_keys(self) -> SigningKeys:
+        return SigningKeys.model_validate(await self._call("GET", "/v1/workload-token-keys"))
 
     async def get_metrics(
         self, sandbox_id: str, *, start: datetime | None, end: datetime | None, team_id: str | None = None

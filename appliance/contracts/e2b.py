@@ -1,7 +1,7 @@
 """Public REST shapes, as released E2B clients send and expect them. Field names are the wire's.
 
-Requests ignore unknown fields, since SDKs are newer than servers; fields that are known but not served yet are refused
-by name in `cubeapi/mapping.py`, never dropped. Answers carry every key a generated client pops.
+Requests ignore unknown fields, since SDKs are newer than servers; no field that is known here is dropped. Answers carry
+every key a generated client pops.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from appliance.contracts.e2b_network import Iam, Network, NetworkShown
 
 CLIENT_ID = "6532622b"
 """`clientID` names E2B's node; deprecated, but clients read it unconditionally, and old ones put it into host names."""
@@ -28,29 +30,6 @@ class _Answer(BaseModel):
 
 class AutoResume(_Request):
     enabled: bool = False
-
-
-class Egress(_Request):
-    """What a sandbox may reach."""
-
-    allowOut: tuple[str, ...] | None = None
-    denyOut: tuple[str, ...] | None = None
-    dnsServers: tuple[str, ...] | None = None
-    egressProxy: dict[str, Any] | None = Field(default=None, repr=False)
-    rules: dict[str, Any] | None = Field(default=None, repr=False)
-
-
-class Network(Egress):
-    allowPublicTraffic: bool = True
-    maskRequestHost: str | None = None
-    httpsPorts: tuple[int, ...] | None = None
-    """Ports whose services speak TLS themselves."""
-
-
-class NetworkUpdate(Egress):
-    """`PUT /sandboxes/{id}/network`: replaces all of these, what is left out included."""
-
-    allow_internet_access: bool | None = None
 
 
 class VolumeMount(_Request):
@@ -73,7 +52,7 @@ class NewSandbox(_Request):
     envVars: dict[str, str] | None = Field(default=None, repr=False)
     mcp: dict[str, Any] | None = Field(default=None, repr=False)
     """What the client starts a gateway with, by a command in the sandbox: nothing is left to do for us."""
-    iam: dict[str, Any] | None = None
+    iam: Iam | None = None
     volumeMounts: tuple[VolumeMount, ...] | None = None
 
 
@@ -152,16 +131,6 @@ class ListedSandbox(_Answer):
 class Lifecycle(_Answer):
     autoResume: bool = False
     onTimeout: Literal["kill", "pause"] = "kill"
-
-
-class NetworkShown(_Answer):
-    """A sandbox's rules as they are; no token and no password is among them."""
-
-    allowPublicTraffic: bool = True
-    allowOut: tuple[str, ...] | None = None
-    denyOut: tuple[str, ...] | None = None
-    maskRequestHost: str | None = None
-    httpsPorts: tuple[int, ...] | None = None
 
 
 class SandboxDetail(ListedSandbox):

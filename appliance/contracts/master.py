@@ -67,6 +67,7 @@ A missing `team_id` is the operator: every team's objects. A list of sandboxes t
     POST   /v1/secrets/{selector}                  200 SecretView         SecretUpdate
     DELETE /v1/secrets/{selector}?team_id=         204
     *      /v1/volumes...                                                 contracts/volumes.py
+    GET    /v1/workload-token-keys                 200 contracts.egress.SigningKeys
     POST   /v1/sandboxes/{sandbox_id}/rollback     200 SandboxView        NewRollback; Conflict while it is paused
 """
 
@@ -78,6 +79,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from appliance.contracts.egress import Egress, EgressProxy, Transform, WorkloadToken
 from appliance.contracts.errors import ErrorBody
 from appliance.contracts.node import EndReason, HostReport, OnTimeout
 from appliance.contracts.volumes import VolumeMount
@@ -148,7 +150,7 @@ class SandboxState(StrEnum):
     ENDED = "ended"
 
 
-class NewSandbox(_Wire):
+class NewSandbox(Egress):
     team_id: str
     template: str
     """Template id, alias or `team/alias`, with or without `:tag`."""
@@ -156,9 +158,8 @@ class NewSandbox(_Wire):
     metadata: dict[str, str] = Field(default_factory=dict)
     env_vars: dict[str, str] = Field(default_factory=dict, repr=False)
     secure: bool = True
-    allow_internet: bool = True
-    allow_out: tuple[str, ...] = ()
-    deny_out: tuple[str, ...] = ()
+    workload_tokens: dict[str, WorkloadToken] = Field(default_factory=dict)
+    """What its header rules may name."""
     on_timeout: OnTimeout = OnTimeout.KILL
     auto_resume: bool = False
     """Whether traffic resumes it from a pause with memory."""
@@ -189,6 +190,10 @@ class SandboxView(_Wire):
     allow_internet: bool = True
     allow_out: tuple[str, ...] = ()
     deny_out: tuple[str, ...] = ()
+    dns_servers: tuple[str, ...] | None = None
+    rules: dict[str, tuple[Transform, ...]] = Field(default_factory=dict, repr=False)
+    """As they were given. Not in lists, and not of one that has ended; nor is `egress_proxy`."""
+    egress_proxy: EgressProxy | None = None
     allow_public_traffic: bool = True
     mask_request_host: str | None = None
     https_ports: tuple[int, ...] = ()
@@ -296,13 +301,10 @@ class Forked(_Wire):
     error: ErrorBody | None = None
 
 
-class NewEgress(_Wire):
+class NewEgress(Egress):
     """What a sandbox may reach from now on, whole: what is left out is back at its default."""
 
     team_id: str | None = None
-    allow_internet: bool = True
-    allow_out: tuple[str, ...] = ()
-    deny_out: tuple[str, ...] = ()
 
 
 LogLevel = Literal["debug", "info", "warn", "error"]

@@ -29,6 +29,7 @@ from appliance.cubeapi.routes import (
     templates,
     volume_content,
     volumes,
+    workload_tokens,
 )
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain import errors
@@ -98,6 +99,7 @@ def create_app(settings: CubeApiSettings, *, admin_token: str | None = None, clo
     app.include_router(secrets.router(master, authenticate))
     app.include_router(volume_content.router(master))
     app.include_router(volumes.router(master, authenticate))
+    app.include_router(workload_tokens.router(master))
     app.include_router(access_tokens.router(authenticate))
     app.include_router(nodes.router(master, authenticate))
     app.include_router(admin.router(master, authenticate, clock))

@@ -9,8 +9,10 @@ from urllib.parse import unquote
 from uuid import UUID
 
 from appliance.contracts import e2b, e2b_templates, master, templates
+from appliance.contracts.e2b_network import Network
 from appliance.contracts.node import BuildLogEntry, MetricSample, OnTimeout
 from appliance.contracts.volumes import VolumeMount
+from appliance.cubeapi.mapping_network import fields_of, network_shown, workload_tokens
 from appliance.domain.errors import InvalidRequest
 
 _SECONDS_PER_HOUR = 3600
@@ -69,9 +71,8 @@ def new_sandbox(
     max_hours: int,
     idempotency_key: str | None,
 ) -> master.NewSandbox:
-    """Return the create for CubeMaster. Fields that this release does not serve raise InvalidRequest by name."""
-    refuse_unserved(body)
-    network = body.network or e2b.Network()
+    """Return the create for CubeMaster."""
+    network = body.network or Network()
     if not network.allowPublicTraffic and not secure:
         raise InvalidRequest(
             "You cannot create a sandbox without public access unless you enable secure envd access via 'secure' flag."
@@ -84,9 +85,8 @@ def new_sandbox(
         metadata=body.metadata or {},
         env_vars=body.envVars or {},
         secure=secure,
-        allow_internet=body.allow_internet_access is not False,
-        allow_out=network.allowOut or (),
-        deny_out=network.denyOut or (),
+        **fields_of(network, allow_internet=body.allow_internet_access),
+        workload_tokens=workload_tokens(body.iam),
         on_timeout=_on_timeout(body),
         auto_resume=_auto_resume(body),
         allow_public_traffic=network.allowPublicTraffic,
@@ -112,43 +112,6 @@ def _on_timeout(body: e2b.NewSandbox) -> OnTimeout:
 
 def _auto_resume(body: e2b.NewSandbox) -> bool:
     return body.autoResume is not None and body.autoResume.enabled
-
-
-def new_egress(body: e2b.NetworkUpdate, *, team_id: str) -> master.NewEgress:
-    """Return the update for CubeMaster: what is left out is cleared."""
-    _refuse(unserved_egress(body, prefix=""))
-    return master.NewEgress(
-        team_id=team_id,
-        allow_internet=body.allow_internet_access is not False,
-        allow_out=body.allowOut or (),
-        deny_out=body.denyOut or (),
-    )
-
-
-def refuse_unserved(body: e2b.NewSandbox) -> None:
-    """Raise InvalidRequest that names the first field whose meaning this release would have to drop."""
-    network = body.network or e2b.Network()
-    _refuse(
-        {
-            **unserved_egress(network, prefix="network."),
-            "iam": bool(body.iam and body.iam.get("tokens")),
-        }
-    )
-
-
-def unserved_egress(rules: e2b.Egress, *, prefix: str) -> dict[str, bool]:
-    """Return the fields among `rules` that this release does not serve, and whether each is asked for."""
-    return {
-        f"{prefix}dnsServers": bool(rules.dnsServers),
-        f"{prefix}egressProxy": rules.egressProxy is not None,
-        f"{prefix}rules": bool(rules.rules),
-    }
-
-
-def _refuse(asked: Mapping[str, bool]) -> None:
-    for field, is_asked in asked.items():
-        if is_asked:
-            raise InvalidRequest(f"{field} is not supported by this release; leave it out")
 
 
 def sandbox(view: master.SandboxView, *, domain: str) -> e2b.Sandbox:
@@ -194,13 +157,7 @@ def sandbox_detail(view: master.SandboxView, *, domain: str) -> e2b.SandboxDetai
             "envdAccessToken": view.access_token,
             "allowInternetAccess": view.allow_internet,
             "domain": domain,
-            "network": e2b.NetworkShown(
-                allowPublicTraffic=view.allow_public_traffic,
-                allowOut=view.allow_out or None,
-                denyOut=view.deny_out or None,
-                maskRequestHost=view.mask_request_host,
-                httpsPorts=view.https_ports or None,
-            ),
+            "network": network_shown(view),
             "lifecycle": e2b.Lifecycle(
                 autoResume=view.auto_resume,
                 onTimeout="kill" if view.on_timeout is OnTimeout.KILL else "pause",

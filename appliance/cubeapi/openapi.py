@@ -5,6 +5,7 @@ FastAPI would promise its own 422 with `detail`. Here a bad request is a 400, an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
@@ -31,7 +32,7 @@ _MEANINGS = {
 _ALWAYS = ("400", "401", "403", "429", "500", "503")
 _OF_CHANGES = ("404", "409")
 _OF_UPLOADS = ("411", "413")
-_OPEN = frozenset({"/health"})
+_OPEN = "/.well-known/"
 _OPERATOR = ("/nodes", "/admin")
 _SECURITY_SCHEMES = {
     "ApiKeyAuth": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -79,13 +80,21 @@ def _tell(path: str, method: str, operation: dict[str, Any]) -> None:
         if answer.get("content") == {"application/json": {"schema": {}}}:
             # A route that answers without a body.
             del answer["content"]
-    if path in _OPEN:
+    if path == "/health":
+        return
+    if path.startswith(_OPEN):
+        _may_fail(responses, ("500", "503"), _ERROR_REF)
         return
     operation["security"] = _security(path)
     error = _CONTENT_ERROR_REF if path.startswith(PREFIX) else _ERROR_REF
     names_something = "{" in path or method != "get"
     is_upload = method == "put" and path.endswith("/files/{files_hash}")
-    for status in (*_ALWAYS, *(_OF_CHANGES if names_something else ()), *(_OF_UPLOADS if is_upload else ())):
+    statuses = (*_ALWAYS, *(_OF_CHANGES if names_something else ()), *(_OF_UPLOADS if is_upload else ()))
+    _may_fail(responses, statuses, error)
+
+
+def _may_fail(responses: dict[str, Any], statuses: Iterable[str], error: dict[str, str]) -> None:
+    for status in statuses:
         responses.setdefault(
             status, {"description": _MEANINGS[status], "content": {"application/json": {"schema": error}}}
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from appliance.contracts.e2b_network import Egress
 from appliance.contracts.master import ResolvedKey
+from appliance.cubeapi.mapping_network import names_secrets
 from appliance.domain.access import Scope
 from appliance.domain.errors import Forbidden
 
@@ -41,7 +43,22 @@ def scope_of(path: str) -> Scope | None:
 def require_scope(key: ResolvedKey, path: str) -> None:
     """Raise Forbidden unless the key may be used for the route."""
     scope = scope_of(path)
-    if scope is not None and key.scopes is not None and scope not in key.scopes:
+    if scope is not None:
+        _require(key, scope, "")
+
+
+def require_secrets(key: ResolvedKey, rules: Egress) -> None:
+    """Raise Forbidden where header rules name secrets and the key is not for these.
+
+    Whoever names one can have it sent to a server of their own.
+    """
+    if names_secrets(rules):
+        _require(key, Scope.SECRETS, ", which header rules that name a secret need")
+
+
+def _require(key: ResolvedKey, scope: Scope, what_for: str) -> None:
+    if key.scopes is not None and scope not in key.scopes:
         raise Forbidden(
-            f"this API key lacks the scope '{scope}'; use another, or make one with `cubemastercli key create --scope`"
+            f"this API key lacks the scope '{scope}'{what_for}; use another, or make one with"
+            " `cubemastercli key create --scope`"
         )

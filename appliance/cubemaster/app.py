@@ -28,9 +28,9 @@ from appliance.cubemaster.routes.process import process_router
 from appliance.cubemaster.routes.sandbox_logs import sandbox_logs_router
 from appliance.cubemaster.routes.sandbox_metrics import sandbox_metrics_router
 from appliance.cubemaster.routes.sandboxes import sandboxes_router
-from appliance.cubemaster.routes.secrets import secrets_router
 from appliance.cubemaster.routes.snapshots import snapshots_router
 from appliance.cubemaster.routes.teams import teams_router
+from appliance.cubemaster.ruling import Ruling
 from appliance.cubemaster.services.captures import Captures
 from appliance.cubemaster.services.catalogue import Catalogue
 from appliance.cubemaster.services.endings import Endings
@@ -47,8 +47,6 @@ from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.sandbox_logs import SandboxLogs
 from appliance.cubemaster.services.sandbox_metrics import SandboxMetrics
 from appliance.cubemaster.services.sandboxes import SandboxService
-from appliance.cubemaster.services.sealing import Sealer
-from appliance.cubemaster.services.secrets import SecretService
 from appliance.cubemaster.services.settling import Settling
 from appliance.cubemaster.services.snapshots import SnapshotService
 from appliance.cubemaster.services.team_metrics import TeamMetrics
@@ -99,6 +97,7 @@ def create_app(
     endings = Endings(database, route_table, metrics)
     settling = Settling(database=database, nodes=nodes, routes=route_table, endings=endings, clock=clock)
     quota = Quota(_default_limits(settings.quotas))
+    ruling = Ruling(database, secrets.secrets_key, domain=settings.domain, clock=clock)
     sandboxes = SandboxService(
         database=database,
         catalogue=catalogue,
@@ -108,6 +107,7 @@ def create_app(
         settling=settling,
         clock=clock,
         metrics=metrics,
+        policies=ruling.policies,
         quota=quota,
         tokens=tokens,
         create_deadline=create_deadline,
@@ -118,6 +118,7 @@ def create_app(
         sandboxes=sandboxes,
         settling=settling,
         clock=clock,
+        policies=ruling.policies,
         quota=quota,
         access_token=tokens.access,
     )
@@ -180,6 +181,7 @@ def create_app(
                 background.every(_NODE_WATCH_INTERVAL, while_available(lost_nodes.step), name="lost nodes")
                 background.every(_UNFINISHED_INTERVAL, while_available(unfinished.step), name="unfinished sandboxes")
                 background.every(_UNFINISHED_INTERVAL, while_available(captures.step), name="unfinished captures")
+                ruling.start(background)
                 await building.start(background)
                 background.every(_KEY_USES_INTERVAL, while_available(key_uses.step), name="uses of keys")
                 keeping.start(background)
@@ -191,31 +193,46 @@ def create_app(
 
     app = FastAPI(title="CubeMaster", version=appliance.__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     install_error_handlers(app)
-    pausing = Pausing(database=database, nodes=nodes, routes=route_table, settling=settling, clock=clock)
     rollbacks = Rollbacks(
         database=database,
         nodes=nodes,
         routes=route_table,
         settling=settling,
         clock=clock,
+        policies=ruling.policies,
         access_token=tokens.access,
     )
-    snapshots = SnapshotService(database, catalogue, captures)
-    forks = ForkService(database, captures, sandboxes, quota, clock)
-    teams = TeamService(database, quota, clock)
+    forks = ForkService(
+        database=database,
+        captures=captures,
+        sandboxes=sandboxes,
+        policies=ruling.policies,
+        quota=quota,
+        clock=clock,
+    )
     for router in (
         process_router(metrics),
-        sandboxes_router(sandboxes, tokens),
-        lifecycle_router(sandboxes, route_table, tokens, pausing, resuming),
-        snapshots_router(snapshots, forks, rollbacks, tokens),
+        sandboxes_router(sandboxes, ruling.policies, tokens),
+        lifecycle_router(
+            sandboxes,
+            route_table,
+            tokens,
+            Pausing(database=database, nodes=nodes, routes=route_table, settling=settling, clock=clock),
+            resuming,
+        ),
+        snapshots_router(SnapshotService(database, catalogue, captures), forks, rollbacks, tokens),
         sandbox_metrics_router(SandboxMetrics(database, nodes)),
         sandbox_logs_router(SandboxLogs(sandboxes, nodes)),
         keys_router(KeyService(database, clock, key_uses)),
-        teams_router(teams, TeamOrders(database, sandboxes, clock), TeamMetrics(database, clock)),
+        teams_router(
+            TeamService(database, quota, clock),
+            TeamOrders(database, sandboxes, clock),
+            TeamMetrics(database, clock),
+        ),
         nodes_router(node_service),
-        secrets_router(SecretService(database, Sealer(secrets.secrets_key), clock)),
     ):
         app.include_router(router)
+    ruling.add_routes(app)
     building.add_routes(app)
     keeping.add_routes(app)
     return app

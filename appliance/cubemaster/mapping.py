@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from dataclasses import asdict
 from datetime import datetime
 
@@ -21,8 +20,8 @@ from appliance.contracts.node import (
     NodeStatus,
     OnTimeout,
 )
-from appliance.contracts.node_network import NetworkPolicy
 from appliance.contracts.volumes import VolumeMount
+from appliance.cubemaster.mapping_egress import shown_proxy, shown_rules
 from appliance.cubemaster.persistence.builds import LogEntry
 from appliance.cubemaster.persistence.keys import KeyRecord
 from appliance.cubemaster.persistence.nodes import NodeActivity, NodeUsage
@@ -33,15 +32,22 @@ from appliance.cubemaster.persistence.templates import TemplateRecord
 from appliance.domain.build_steps import BuildSource, BuildStep, parse_step, refuse_too_much
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import NodeId
-from appliance.domain.network import SandboxNetwork, split_allowed
 from appliance.domain.node import Node, NodeState
 from appliance.domain.placement import Resources
+from appliance.domain.private_rules import PrivateRules
 from appliance.domain.registry_login import RegistryLogin
 from appliance.domain.sandbox import Observation, Sandbox
 from appliance.domain.template import Build, BuildSpec
 
 
-def sandbox_view(sandbox: Sandbox, *, access_token: str | None, traffic_token: str | None = None) -> wire.SandboxView:
+def sandbox_view(
+    sandbox: Sandbox,
+    *,
+    access_token: str | None,
+    traffic_token: str | None = None,
+    private: PrivateRules | None = None,
+) -> wire.SandboxView:
+    private = private or PrivateRules()
     # Built from our own row: `model_construct` spares each create a validation that cannot fail.
     return wire.SandboxView.model_construct(
         sandbox_id=sandbox.sandbox_id,
@@ -59,6 +65,9 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None, traffic_token: s
         allow_internet=sandbox.network.allow_internet,
         allow_out=sandbox.network.allow_out,
         deny_out=sandbox.network.deny_out,
+        dns_servers=sandbox.network.dns_servers,
+        rules=shown_rules(private),
+        egress_proxy=shown_proxy(private),
         allow_public_traffic=sandbox.network.allow_public_traffic,
         mask_request_host=sandbox.network.mask_request_host,
         https_ports=sandbox.network.https_ports,
@@ -75,27 +84,6 @@ def sandbox_view(sandbox: Sandbox, *, access_token: str | None, traffic_token: s
         end_detail=sandbox.end.detail if sandbox.end else None,
         ended_at=sandbox.end.at if sandbox.end else None,
     )
-
-
-def sandbox_network(new: wire.NewSandbox) -> SandboxNetwork:
-    return SandboxNetwork(
-        allow_internet=new.allow_internet,
-        allow_out=new.allow_out,
-        deny_out=new.deny_out,
-        allow_public_traffic=new.allow_public_traffic,
-        mask_request_host=new.mask_request_host,
-        https_ports=new.https_ports,
-    )
-
-
-def node_policy(network: SandboxNetwork) -> NetworkPolicy:
-    """Return the part of a sandbox's rules that its node enforces, with a revision that equal rules share."""
-    addresses, domains = split_allowed(network.allow_out)
-    rules = NetworkPolicy(
-        allow_internet=network.allow_internet, allow_out=addresses, deny_out=network.deny_out, allow_domains=domains
-    )
-    revision = hashlib.sha256(rules.model_dump_json().encode()).hexdigest()[:32]
-    return rules.model_copy(update={"revision": revision})
 
 
 def observation(seen: NodeSandbox) -> Observation:

@@ -3,7 +3,8 @@
 Secrets are not in that file. Each is a systemd credential (`LoadCredential=`) of the unit:
 
     envd-seed        HMAC key from which each sandbox's access token is derived, and the key of upload signatures
-    secrets-key      64 hex digits: the key that teams' secrets are sealed with
+    secrets-key      64 hex digits: the key that teams' secrets are sealed with, and that the key which workload tokens
+                     are signed with is derived from
     mysql-password   unless `database.password = false`, where MariaDB knows the process by its user (unix_socket)
     redis-password   unless `redis.password = false`
 """
@@ -111,6 +112,8 @@ class CubeMasterSettings(Settings):
     data_dir: Path = Path("/var/lib/cube/cube-master")
     failpoints: Path | None = None
     """File by which a test makes this process fail at a given step. For tests alone."""
+    domain: str = "cube.app"
+    """CubeAPI is `https://api.<domain>`, which vouches for workload tokens."""
     log_level: str = "info"
     route_check_interval_s: float = Field(default=0.5, gt=0)
     """How often Redis is asked whether it still has the routes."""

@@ -46,3 +46,8 @@ def new_volume_id() -> VolumeId:
 def new_api_key() -> str:
     """Return a fresh key: `e2b_` and 40 lowercase hex digits, the only form every SDK accepts."""
     return "e2b_" + secrets.token_hex(20)
+
+
+def new_revision() -> str:
+    """Return a fresh name of a sandbox's network rules."""
+    return secrets.token_hex(16)

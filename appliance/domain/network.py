@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
 
 from appliance.domain.errors import InvalidRequest
 
@@ -13,6 +13,7 @@ ALL_TRAFFIC = "0.0.0.0/0"
 """How SDKs write "everything" in a list of denied networks."""
 MAX_ENTRIES = 256
 """Of each list: the switch has room for a bounded number over all sandboxes of a node."""
+MAX_DNS_SERVERS = 10
 _MAX_HOST_LENGTH = 253
 """Of a domain as well."""
 AGENT_PORT = 49983
@@ -43,6 +44,9 @@ class SandboxNetwork:
     """False: the proxy demands the sandbox's traffic token."""
     mask_request_host: str | None = None
     """What services in the sandbox see as the host, `${PORT}` standing for the port."""
+    dns_servers: tuple[str, ...] | None = None
+    """IPv4 addresses that it may reach beside its domains, in place of the node's resolver; without domains they mean
+    nothing. None: the node's."""
     https_ports: tuple[int, ...] = ()
     """Ports whose services speak TLS themselves: the proxy does so too there, and takes any certificate."""
 
@@ -92,7 +96,18 @@ def check_network(network: SandboxNetwork) -> None:
         raise InvalidRequest(_DOMAINS_NEED_DENY_ALL)
     if network.mask_request_host is not None:
         check_mask(network.mask_request_host)
+    _check_dns_servers(network.dns_servers or ())
     _check_https_ports(network.https_ports)
+
+
+def _check_dns_servers(servers: tuple[str, ...]) -> None:
+    if len(servers) > MAX_DNS_SERVERS:
+        raise InvalidRequest(f"network.dnsServers can have at most {MAX_DNS_SERVERS} entries")
+    for server in servers:
+        try:
+            IPv4Address(server)
+        except AddressValueError as error:
+            raise InvalidRequest(f"invalid DNS server {server}: give an IPv4 address") from error
 
 
 def check_mask(mask: str) -> None:

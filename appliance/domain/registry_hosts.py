@@ -21,14 +21,15 @@ def refuse_internal(host: str, *, allowed: Collection[str]) -> None:
 
     Decided by the name alone: CubeMaster has no network to resolve it in. Nodes look at what a public name leads to.
     """
-    if host not in allowed and _is_internal(host.partition(":")[0].lower().rstrip(".")):
+    if host not in allowed and is_internal(host.partition(":")[0].lower().rstrip(".")):
         raise InvalidRequest(
             f"images of '{host}' are refused, since it is not a public address; an operator can allow it with "
             "builds.internal_registries in cube-master.toml"
         )
 
 
-def _is_internal(name: str) -> bool:
+def is_internal(name: str) -> bool:
+    """Tell whether a host, in lower case, is an address that is not public, or a name that can only be internal."""
     try:
         address = ip_address(name)
     except ValueError:

@@ -120,6 +120,21 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptRules:
+    """What is known of a sandbox's network rules without opening those that may hold credentials."""
+
+    revision: str = ""
+    """What all of them are called: another name with each change, also of a secret or a token that they use. Says
+    nothing of what they are."""
+    sealed: bool = False
+    """Whether there are header rules or an egress proxy, which are kept sealed."""
+    secrets: tuple[str, ...] = ()
+    """Names of the secrets that header rules use."""
+    tokens_due_at: datetime | None = None
+    """When the workload tokens in header rules are to be renewed; None where there are none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sandbox:
     sandbox_id: SandboxId
     team_id: TeamId
@@ -137,6 +152,9 @@ class Sandbox:
     end_at: datetime
     metadata: Mapping[str, str] = field(default_factory=dict)
     network: SandboxNetwork = field(default_factory=SandboxNetwork)
+    rules: KeptRules = field(default_factory=KeptRules)
+    workload_tokens: Mapping[str, str] = field(default_factory=dict)
+    """The audience of each workload token that header rules may name."""
     volumes: tuple[Mount, ...] = ()
     """What it was made with. It has them until it ends."""
     on_timeout: OnTimeout = OnTimeout.KILL
@@ -276,7 +294,12 @@ class Sandbox:
         """Return it ended. One that was being killed ended because of that, whatever the node saw last."""
         if self.state is SandboxState.KILLING:
             reason = EndReason.KILLED
-        return replace(self._to(SandboxState.ENDED), changing_since=None, end=End(reason, detail, at))
+        return replace(
+            self._to(SandboxState.ENDED),
+            changing_since=None,
+            rules=replace(self.rules, sealed=False, secrets=(), tokens_due_at=None),
+            end=End(reason, detail, at),
+        )
 
     def with_timeout(self, timeout: timedelta, *, now: datetime, extend_only: bool) -> Sandbox:
         """Return it with a new end, `timeout` from now; with `extend_only` never an earlier one than it has."""
@@ -289,14 +312,22 @@ class Sandbox:
         end_at = now + timeout
         return replace(self, end_at=max(self.end_at, end_at) if extend_only else end_at)
 
-    def with_egress(self, *, allow_internet: bool, allow_out: tuple[str, ...], deny_out: tuple[str, ...]) -> Sandbox:
+    def with_egress(self, network: SandboxNetwork) -> Sandbox:
         """Return it with other rules for what it may reach. Who may reach it stays."""
         if self.state is SandboxState.ENDED:
             raise SandboxNotFound(self.sandbox_id)
         if self.state not in VISIBLE:
             raise SandboxTransitioning(self.sandbox_id, _BEING[self.state])
-        network = replace(self.network, allow_internet=allow_internet, allow_out=allow_out, deny_out=deny_out)
-        return replace(self, network=network)
+        return replace(
+            self,
+            network=replace(
+                self.network,
+                allow_internet=network.allow_internet,
+                allow_out=network.allow_out,
+                deny_out=network.deny_out,
+                dns_servers=network.dns_servers,
+            ),
+        )
 
     def _from_running(self, state: SandboxState, what: str) -> Sandbox:
         if self.state is SandboxState.ENDED:

@@ -228,6 +228,7 @@ def _write_settings(base: Path, database: MariaDb, redis: RedisServer, guest_dir
         f"""
 socket = "{base}/master.sock"
 data_dir = "{base}/master"
+domain = "{DOMAIN}"
 failpoints = "{base}/master-failpoint"
 [database]
 socket = "{database.socket}"

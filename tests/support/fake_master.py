@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from appliance.contracts.egress import Egress
 from appliance.contracts.errors import ErrorBody
 from appliance.contracts.master import (
     Connected,
@@ -26,6 +28,7 @@ from appliance.contracts.master import (
     SnapshotView,
 )
 from appliance.contracts.templates import BuildStatus, TemplateView
+from appliance.cubemaster.mapping_egress import private_rules, shown_proxy
 from appliance.domain.errors import (
     Conflict,
     CubeError,
@@ -54,9 +57,9 @@ class FakeMaster:
         self.rollbacks: list[NewRollback] = []
         self.resumes: list[NewResume | NewConnect] = []
 
-    def add_key(self, key: str, team_id: str) -> None:
+    def add_key(self, key: str, team_id: str, *, scopes: tuple[str, ...] | None = None) -> None:
         digest = hashlib.sha256(key.encode()).hexdigest()
-        self.keys[digest] = ResolvedKey(key_id=f"key-of-{team_id}", team_id=team_id, team_slug=team_id)
+        self.keys[digest] = ResolvedKey(key_id=f"key-of-{team_id}", team_id=team_id, team_slug=team_id, scopes=scopes)
 
     def add_template(self, template_id: str, *, team_id: str, alias: str, public: bool = False) -> None:
         self.templates[alias] = self.templates[template_id] = TemplateView(
@@ -101,11 +104,9 @@ class FakeMaster:
             memory_mib=template.memory_mib,
             disk_size_mib=template.disk_size_mib,
             metadata=new.metadata,
-            allow_internet=new.allow_internet,
             on_timeout=new.on_timeout,
             auto_resume=new.auto_resume,
-            allow_out=new.allow_out,
-            deny_out=new.deny_out,
+            **_shown_egress(new),
             allow_public_traffic=new.allow_public_traffic,
             mask_request_host=new.mask_request_host,
             https_ports=new.https_ports,
@@ -250,8 +251,7 @@ class FakeMaster:
 
     async def set_egress(self, sandbox_id: str, new: NewEgress) -> None:
         view = await self.get_sandbox(sandbox_id, team_id=new.team_id)
-        rules = {"allow_internet": new.allow_internet, "allow_out": new.allow_out, "deny_out": new.deny_out}
-        self.sandboxes[sandbox_id] = view.model_copy(update=rules)
+        self.sandboxes[sandbox_id] = view.model_copy(update=_shown_egress(new))
 
     async def kill_sandbox(self, sandbox_id: str, *, team_id: str | None = None) -> None:
         await self.get_sandbox(sandbox_id, team_id=team_id)
@@ -265,3 +265,14 @@ class FakeMaster:
         if view is None:
             raise TemplateNotFound(reference)
         return view
+
+
+def _shown_egress(new: Egress) -> dict[str, Any]:
+    return {
+        "allow_internet": new.allow_internet,
+        "allow_out": new.allow_out,
+        "deny_out": new.deny_out,
+        "dns_servers": new.dns_servers,
+        "rules": new.rules,
+        "egress_proxy": shown_proxy(private_rules(new)),
+    }

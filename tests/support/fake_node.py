@@ -192,7 +192,11 @@ class FakeNode:
         self.rollbacks[sandbox_id].append(rollback)
         self.addresses += 1
         self.sandboxes[sandbox_id] = before.model_copy(
-            update={"generation": before.generation + 1, "address": f"10.88.1.{self.addresses % 250 + 1}"}
+            update={
+                "generation": before.generation + 1,
+                "address": f"10.88.1.{self.addresses % 250 + 1}",
+                "network_revision": rollback.network.revision,
+            }
         )
         return self.sandboxes[sandbox_id]
 

@@ -10,10 +10,13 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 
 from appliance.clients.master import MasterClient
 from appliance.contracts import e2b
+from appliance.contracts.e2b_network import NetworkUpdate
 from appliance.contracts.master import NewTimeout, ResolvedKey, SandboxState
 from appliance.cubeapi import mapping
 from appliance.cubeapi.auth import Authenticator
+from appliance.cubeapi.mapping_network import new_egress
 from appliance.cubeapi.routes import lifecycle, snapshots
+from appliance.cubeapi.scopes import require_secrets
 from appliance.cubeapi.settings import CubeApiSettings
 from appliance.domain.errors import InvalidRequest, TemplateNotFound
 
@@ -33,6 +36,8 @@ def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiS
     ) -> e2b.Sandbox:
         if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
             raise InvalidRequest("Invalid Idempotency-Key: expected 1 to 255 of [a-z0-9-]")
+        if body.network is not None:
+            require_secrets(key, body.network)
         request = mapping.new_sandbox(
             body,
             team_id=key.team_id,
@@ -157,8 +162,9 @@ def router(master: MasterClient, authenticate: Authenticator, settings: CubeApiS
         return Response(status_code=204)
 
     @routes.put("/sandboxes/{path_id}/network", status_code=204)
-    async def set_network(path_id: str, body: e2b.NetworkUpdate, key: Annotated[ResolvedKey, key_of]) -> Response:
-        await master.set_egress(mapping.sandbox_id(path_id), mapping.new_egress(body, team_id=key.team_id))
+    async def set_network(path_id: str, body: NetworkUpdate, key: Annotated[ResolvedKey, key_of]) -> Response:
+        require_secrets(key, body)
+        await master.set_egress(mapping.sandbox_id(path_id), new_egress(body, team_id=key.team_id))
         return Response(status_code=204)
 
     return routes

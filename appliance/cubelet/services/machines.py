@@ -339,11 +339,12 @@ class Machines:
 
     async def _free(self, record: VmRecord) -> None:
         """Free what a VM holds besides its files."""
-        if record.process is not None:
-            await self._hypervisor.stop(record.process)
+        stopping = None if record.process is None else self._hypervisor.stop(record.process)
         # Taps of an earlier boot are gone, and their names may be others' now.
         if record.tap is not None and record.boot_id == self._boot_id:
-            await self._taps.release(record.tap)
+            await self._taps.release(record.tap, once=stopping)
+        elif stopping is not None:
+            await stopping
         self.remove_runtime_dir(record.vm_id)
 
     def uid_of(self, tap: Tap) -> int:

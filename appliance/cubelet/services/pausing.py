@@ -17,6 +17,7 @@ import structlog
 from appliance.clients.guest import GuestClient
 from appliance.common.clock import Clock
 from appliance.common.failpoints import reach
+from appliance.common.threads import in_thread
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import UPPER, RecordStore, Saved, Stage, VmRecord
 from appliance.cubelet.services.machines import Machine, Machines
@@ -25,6 +26,7 @@ from appliance.cubelet.services.timers import Timers
 from appliance.domain.errors import CubeError, GuestFailure, GuestUnresponsive
 from appliance.domain.ids import SandboxId
 from appliance.hypervisor.base import Hypervisor
+from appliance.hypervisor.deadlines import together
 from appliance.hypervisor.new_directory import new_directory
 from appliance.storage.base import DiskStore
 
@@ -134,16 +136,12 @@ class Pausing:
 
     async def _save(self, machine: Machine, directory: Path, environment: dict[str, str] | None) -> None:
         record = machine.record
+        await self._hypervisor.pause(machine.process, deadline=self._save_deadline)
+        # Each of the two waits for the host's disk most of the time.
+        saving = [self._save_disk(record, directory / UPPER)]
         if environment is None:
-            base = self._machines.base_of(record)
-            await self._hypervisor.save(machine.process, base, directory / VM, deadline=self._save_deadline)
-            reach("pause:memory")
-        else:
-            await self._hypervisor.pause(machine.process, deadline=self._save_deadline)
-        # The very file: nothing writes it any more, and what resumes gets a copy.
-        upper = directory / UPPER
-        await asyncio.to_thread(os.link, self._records.upper(record.vm_id), upper)
-        await self._disks.sync_upper(upper)
+            saving.append(self._save_memory(machine, directory / VM))
+        await together(*saving)
         kept = Saved(
             paused_at=self._clock.now(),
             filesystem_only=environment is not None,
@@ -153,6 +151,16 @@ class Pausing:
         )
         await asyncio.to_thread(kept.write, directory)
         reach("pause:disk")
+
+    async def _save_memory(self, machine: Machine, directory: Path) -> None:
+        base = self._machines.base_of(machine.record)
+        await self._hypervisor.save(machine.process, base, directory, deadline=self._save_deadline)
+        reach("pause:memory")
+
+    async def _save_disk(self, record: VmRecord, path: Path) -> None:
+        # The very file: nothing writes it any more, and what resumes gets a copy.
+        await in_thread(os.link, self._records.upper(record.vm_id), path)
+        await self._disks.sync_upper(path)
 
     async def _go_on(self, sandbox_id: SandboxId, machine: Machine, running: VmRecord) -> None:
         """Let the sandbox run as before. Where its VM is dead, the watch that waits for that ends it."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
+from typing import Any
 
 from appliance.cubevs.base import Switch, Tap
+from appliance.hypervisor.deadlines import together
 
 
 class TapPool:
@@ -28,9 +31,9 @@ class TapPool:
         async with self._making:
             return await self._switch.create_tap()
 
-    async def release(self, tap: Tap) -> None:
-        """Give a tap back; whatever was open through it is reset."""
-        await self._switch.revoke(tap)
+    async def release(self, tap: Tap, *, once: Coroutine[Any, Any, object] | None = None) -> None:
+        """Give a tap back; whatever was open through it is reset. Meanwhile run `once`, which ends its use."""
+        await together(self._switch.revoke(tap), *([] if once is None else [once]))
         self._free.append(tap)
 
     async def replenish(self) -> None:

@@ -14,10 +14,25 @@ from appliance.cubemaster.persistence.tables import sandboxes
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId, VolumeId
 from appliance.domain.network import SandboxNetwork
 from appliance.domain.placement import Resources
-from appliance.domain.sandbox import AWAKE, CONCURRENT, LIVE, End, EndReason, OnTimeout, Sandbox, SandboxState
+from appliance.domain.sandbox import (
+    AWAKE,
+    CONCURRENT,
+    LIVE,
+    End,
+    EndReason,
+    KeptRules,
+    OnTimeout,
+    Sandbox,
+    SandboxState,
+)
 from appliance.domain.volume import Mount
 
 _DUPLICATE_KEY = 1062
+# Sealed rules may be long, and few need them: they are read where they are opened.
+_COLUMNS = (
+    *(column for column in sandboxes.c if column is not sandboxes.c.sealed_rules),
+    sandboxes.c.sealed_rules.is_not(None).label("has_sealed_rules"),
+)
 
 
 class DuplicateIdempotencyKey(Exception):
@@ -47,7 +62,7 @@ class SandboxRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def add(self, sandbox: Sandbox, *, idempotency_key: str | None) -> None:
+    def add(self, sandbox: Sandbox, *, sealed_rules: bytes | None, idempotency_key: str | None) -> None:
         try:
             self._connection.execute(
                 insert(sandboxes),
@@ -65,7 +80,8 @@ class SandboxRepository:
                     "envd_version": sandbox.envd_version,
                     "secure": sandbox.secure,
                     "metadata": dict(sandbox.metadata),
-                    "network": asdict(sandbox.network),
+                    **_rules(sandbox, sealed_rules),
+                    "workload_tokens": dict(sandbox.workload_tokens),
                     "volumes": [asdict(one) for one in sandbox.volumes],
                     "on_timeout": sandbox.on_timeout,
                     "auto_resume": sandbox.auto_resume,
@@ -89,7 +105,7 @@ class SandboxRepository:
 
     def find(self, sandbox_id: str, *, team_id: str | None = None, lock: bool = False) -> Sandbox | None:
         """Return the sandbox in whatever state, unless it belongs to another team than `team_id`."""
-        statement = select(sandboxes).where(sandboxes.c.sandbox_id == sandbox_id)
+        statement = select(*_COLUMNS).where(sandboxes.c.sandbox_id == sandbox_id)
         if team_id is not None:
             statement = statement.where(sandboxes.c.team_id == team_id)
         if lock:
@@ -98,26 +114,28 @@ class SandboxRepository:
         return _sandbox(row) if row else None
 
     def find_several(self, sandbox_ids: Collection[str], *, team_id: str | None) -> list[Sandbox]:
-        statement = select(sandboxes).where(sandboxes.c.sandbox_id.in_(sandbox_ids))
+        statement = select(*_COLUMNS).where(sandboxes.c.sandbox_id.in_(sandbox_ids))
         if team_id is not None:
             statement = statement.where(sandboxes.c.team_id == team_id)
         return [_sandbox(row) for row in self._connection.execute(statement)]
 
     def find_by_idempotency_key(self, team_id: str, key: str) -> Sandbox | None:
         row = self._connection.execute(
-            select(sandboxes).where(sandboxes.c.team_id == team_id, sandboxes.c.idempotency_key == key)
+            select(*_COLUMNS).where(sandboxes.c.team_id == team_id, sandboxes.c.idempotency_key == key)
         ).one_or_none()
         return _sandbox(row) if row else None
 
     def save(self, sandbox: Sandbox, *, was: SandboxState) -> bool:
-        """Write what may change in a life; return False if the row has left the state it was seen in."""
+        """Write what may change in a life; return False if the row has left the state it was seen in.
+
+        Network rules are for `save_rules`; those that may hold credentials go with the end.
+        """
         values: dict[str, object] = {
             "state": sandbox.state,
             "address": sandbox.address,
             "envd_version": sandbox.envd_version,
             "started_at": sandbox.started_at,
             "end_at": sandbox.end_at,
-            "network": asdict(sandbox.network),
             "on_timeout": sandbox.on_timeout,
             "auto_resume": sandbox.auto_resume,
             "generation": sandbox.generation,
@@ -130,6 +148,9 @@ class SandboxRepository:
                 "end_reason": sandbox.end.reason,
                 "end_detail": sandbox.end.detail,
                 "ended_at": sandbox.end.at,
+                "sealed_rules": None,
+                "rule_secrets": [],
+                "tokens_due_at": None,
             }
             if sandbox.end.reason is EndReason.FAILED_START:
                 # The caller never got a sandbox for its key: its retry must be able to.
@@ -141,14 +162,49 @@ class SandboxRepository:
         )
         return result.rowcount == 1
 
+    def save_rules(self, sandbox: Sandbox, *, sealed_rules: bytes | None) -> None:
+        """Write its network rules, under the name they have now. The row is locked by this transaction."""
+        self._connection.execute(
+            update(sandboxes).where(sandboxes.c.sandbox_id == sandbox.sandbox_id).values(_rules(sandbox, sealed_rules))
+        )
+
+    def find_with_rules(self, sandbox_id: SandboxId) -> tuple[Sandbox, bytes | None] | None:
+        """Return the sandbox, and with it, as they were at one time, its sealed rules."""
+        statement = select(*_COLUMNS).add_columns(sandboxes.c.sealed_rules).where(sandboxes.c.sandbox_id == sandbox_id)
+        row = self._connection.execute(statement).one_or_none()
+        return (_sandbox(row), row.sealed_rules) if row else None
+
+    def rename_rules_with(self, secret: str, *, team_id: str, revision: str) -> None:
+        """Give another name to the network rules of the team's live sandboxes that use the secret of that name."""
+        wanted = bindparam("secret", [secret], type_=JSON)
+        self._connection.execute(
+            update(sandboxes)
+            .where(
+                sandboxes.c.team_id == team_id,
+                sandboxes.c.state.in_(LIVE),
+                func.json_contains(sandboxes.c.rule_secrets, wanted) == 1,
+            )
+            .values(network_revision=revision)
+        )
+
+    def renew_tokens(self, *, now: datetime, due_again_at: datetime, revision: str, limit: int) -> int:
+        """Give another name to the network rules of up to `limit` sandboxes whose tokens are due; return how many."""
+        result = self._connection.execute(
+            update(sandboxes)
+            .where(sandboxes.c.tokens_due_at <= now, sandboxes.c.state.in_(AWAKE))
+            .values(network_revision=revision, tokens_due_at=due_again_at)
+            .with_dialect_options(mysql_limit=limit)
+        )
+        return result.rowcount
+
     def live_on(self, node_id: NodeId) -> list[Sandbox]:
         rows = self._connection.execute(
-            select(sandboxes).where(sandboxes.c.node_id == node_id, sandboxes.c.state.in_(LIVE))
+            select(*_COLUMNS).where(sandboxes.c.node_id == node_id, sandboxes.c.state.in_(LIVE))
         )
         return [_sandbox(row) for row in rows]
 
     def in_state(self, *states: SandboxState) -> list[Sandbox]:
-        rows = self._connection.execute(select(sandboxes).where(sandboxes.c.state.in_(states)))
+        rows = self._connection.execute(select(*_COLUMNS).where(sandboxes.c.state.in_(states)))
         return [_sandbox(row) for row in rows]
 
     def live_states_of_template(self, template_id: str, *, build_id: BuildId | None = None) -> frozenset[SandboxState]:
@@ -199,7 +255,7 @@ class SandboxRepository:
             row
             for state in where.states
             for row in self._connection.execute(
-                select(sandboxes).where(columns.state == state, *conditions).order_by(*order).limit(limit)
+                select(*_COLUMNS).where(columns.state == state, *conditions).order_by(*order).limit(limit)
             )
         ]
         found.sort(key=lambda row: (row.started_at, row.sandbox_id), reverse=not ascending)
@@ -227,6 +283,13 @@ def _sandbox(row: Row[tuple[object, ...]]) -> Sandbox:
         end_at=row.end_at,
         metadata=row.metadata,
         network=_network(row.network),
+        rules=KeptRules(
+            revision=row.network_revision,
+            sealed=row.has_sealed_rules,
+            secrets=tuple(row.rule_secrets),
+            tokens_due_at=row.tokens_due_at,
+        ),
+        workload_tokens=row.workload_tokens,
         volumes=tuple(Mount(VolumeId(one["volume_id"]), one["name"], one["path"]) for one in row.volumes),
         on_timeout=OnTimeout(row.on_timeout),
         auto_resume=row.auto_resume,
@@ -237,6 +300,17 @@ def _sandbox(row: Row[tuple[object, ...]]) -> Sandbox:
         address=row.address,
         end=End(EndReason(row.end_reason), row.end_detail or "", row.ended_at) if row.end_reason else None,
     )
+
+
+def _rules(sandbox: Sandbox, sealed: bytes | None) -> dict[str, object]:
+    rules = sandbox.rules
+    return {
+        "network": asdict(sandbox.network),
+        "network_revision": rules.revision,
+        "sealed_rules": sealed,
+        "rule_secrets": list(rules.secrets),
+        "tokens_due_at": rules.tokens_due_at,
+    }
 
 
 def _network(stored: Mapping[str, Any]) -> SandboxNetwork:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -79,6 +79,30 @@ class SecretRepository:
                 secret_versions.c.secret_id == secret_id, secret_versions.c.version == version
             )
         )
+
+    def named(self, names: Collection[str], *, team_id: str) -> dict[str, tuple[str, int, bytes]]:
+        """Return id, version and sealed value of the newest version of each secret of a team that there is."""
+        rows = self._connection.execute(
+            select(secrets.c.name, secrets.c.secret_id, secret_versions.c.version, secret_versions.c.sealed)
+            .join(
+                secret_versions,
+                (secret_versions.c.secret_id == secrets.c.secret_id)
+                & (secret_versions.c.version == secrets.c.current_version),
+            )
+            .where(secrets.c.team_id == team_id, secrets.c.name.in_(names))
+        )
+        return {row.name: (row.secret_id, row.version, row.sealed) for row in rows}
+
+    def missing(self, names: Sequence[str], *, team_id: str) -> list[str]:
+        """Return those of `names` that no secret of the team has."""
+        if not names:
+            return []
+        there = set(
+            self._connection.scalars(
+                select(secrets.c.name).where(secrets.c.team_id == team_id, secrets.c.name.in_(names))
+            )
+        )
+        return [name for name in names if name not in there]
 
     def forget_versions(self, secret_id: str, *, up_to: int) -> None:
         self._connection.execute(

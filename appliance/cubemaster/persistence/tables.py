@@ -238,6 +238,13 @@ sandboxes = Table(
     Column("metadata", JSON, nullable=False),
     # A `SandboxNetwork`; what is absent has its default.
     Column("network", JSON, nullable=False),
+    # Of `KeptRules`, and `PrivateRules` sealed.
+    Column("network_revision", _id(32), nullable=False),
+    Column("sealed_rules", MEDIUMBLOB),
+    Column("rule_secrets", JSON, nullable=False),
+    Column("tokens_due_at", UtcDateTime),
+    # The audience of each.
+    Column("workload_tokens", JSON, nullable=False),
     # Each `Mount` it was made with; who has a volume now is in `volume_attachments`.
     Column("volumes", JSON, nullable=False),
     Column("on_timeout", _word(), nullable=False),
@@ -259,6 +266,7 @@ sandboxes = Table(
     Index("ix_sandboxes_node", "node_id", "state"),
     Index("ix_sandboxes_template", "template_id", "state", "started_at"),
     Index("ix_sandboxes_team_ended", "team_id", "ended_at"),
+    Index("ix_sandboxes_tokens_due", "tokens_due_at"),
 )
 
 events = Table(

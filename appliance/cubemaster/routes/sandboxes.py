@@ -7,22 +7,27 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 
 from appliance.contracts.master import NewEgress, NewSandbox, NewTimeout, SandboxPage
-from appliance.cubemaster.mapping import aware, cursor_of, position_of, sandbox_network, sandbox_view
+from appliance.cubemaster.mapping import aware, cursor_of, position_of, sandbox_view
+from appliance.cubemaster.mapping_egress import egress_network, private_rules, sandbox_network, wanted_tokens
 from appliance.cubemaster.persistence.sandboxes import SandboxFilter
 from appliance.cubemaster.services.intents import Wish
+from appliance.cubemaster.services.policies import Policies
 from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.tokens import SandboxTokens
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.ids import TeamId
+from appliance.domain.private_rules import PrivateRules
 from appliance.domain.sandbox import VISIBLE, OnTimeout, Sandbox, SandboxState
 from appliance.domain.volume import WantedMount
 
 
-def sandboxes_router(sandboxes: SandboxService, tokens: SandboxTokens) -> APIRouter:
+def sandboxes_router(sandboxes: SandboxService, policies: Policies, tokens: SandboxTokens) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
-    def view(sandbox: Sandbox, *, status: int = 200) -> Response:
-        shown = sandbox_view(sandbox, access_token=tokens.access(sandbox), traffic_token=tokens.traffic(sandbox))
+    def view(sandbox: Sandbox, *, status: int = 200, private: PrivateRules | None = None) -> Response:
+        shown = sandbox_view(
+            sandbox, access_token=tokens.access(sandbox), traffic_token=tokens.traffic(sandbox), private=private
+        )
         # Written out here: FastAPI would validate our own answer once more on every create.
         return Response(shown.model_dump_json(), status_code=status, media_type="application/json")
 
@@ -36,6 +41,8 @@ def sandboxes_router(sandboxes: SandboxService, tokens: SandboxTokens) -> APIRou
             env_vars=new.env_vars,
             secure=new.secure,
             network=sandbox_network(new),
+            private=private_rules(new),
+            workload_tokens=wanted_tokens(new),
             on_timeout=OnTimeout(new.on_timeout),
             auto_resume=new.auto_resume,
             volumes=tuple(WantedMount(one.name, one.path) for one in new.volumes),
@@ -75,7 +82,8 @@ def sandboxes_router(sandboxes: SandboxService, tokens: SandboxTokens) -> APIRou
 
     @router.get("/sandboxes/{sandbox_id}")
     async def get(sandbox_id: str, team_id: str | None = None, ended: bool = False) -> Response:
-        return view(await sandboxes.get(sandbox_id, team_id=team_id, ended=ended))
+        sandbox, private = await policies.opened(await sandboxes.get(sandbox_id, team_id=team_id, ended=ended))
+        return view(sandbox, private=private)
 
     @router.post("/sandboxes/{sandbox_id}/timeout")
     async def set_timeout(sandbox_id: str, new: NewTimeout) -> Response:
@@ -90,13 +98,7 @@ def sandboxes_router(sandboxes: SandboxService, tokens: SandboxTokens) -> APIRou
 
     @router.put("/sandboxes/{sandbox_id}/network", status_code=204)
     async def set_egress(sandbox_id: str, new: NewEgress) -> Response:
-        await sandboxes.set_egress(
-            sandbox_id,
-            team_id=new.team_id,
-            allow_internet=new.allow_internet,
-            allow_out=new.allow_out,
-            deny_out=new.deny_out,
-        )
+        await sandboxes.set_egress(sandbox_id, egress_network(new), private_rules(new), team_id=new.team_id)
         return Response(status_code=204)
 
     @router.delete("/sandboxes/{sandbox_id}", status_code=204)

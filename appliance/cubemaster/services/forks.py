@@ -10,11 +10,13 @@ from appliance.common.clock import Clock
 from appliance.common.failpoints import reach
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
-from appliance.cubemaster.services.captures import Capture, Captures
+from appliance.cubemaster.services.captures import Captures
+from appliance.cubemaster.services.policies import Policies
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.domain.errors import CubeError, SandboxNotFound
 from appliance.domain.ids import new_sandbox_id
+from appliance.domain.private_rules import PrivateRules
 from appliance.domain.sandbox import Sandbox, SandboxState
 from appliance.domain.template import TemplateKind
 
@@ -24,11 +26,19 @@ _AT_ONCE = 8
 
 class ForkService:
     def __init__(
-        self, database: Database, captures: Captures, sandboxes: SandboxService, quota: Quota, clock: Clock
+        self,
+        *,
+        database: Database,
+        captures: Captures,
+        sandboxes: SandboxService,
+        policies: Policies,
+        quota: Quota,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._captures = captures
         self._sandboxes = sandboxes
+        self._policies = policies
         self._quota = quota
         self._clock = clock
 
@@ -41,16 +51,18 @@ class ForkService:
         reach("fork:captured")
         places = asyncio.Semaphore(_AT_ONCE)
 
-        async def one() -> Sandbox | CubeError:
+        async def one(source: Sandbox, private: PrivateRules) -> Sandbox | CubeError:
             async with places:
                 try:
-                    return await self._sandboxes.copy(self._copy(capture, remaining), of=capture.build)
+                    return await self._sandboxes.copy(self._copy(source, remaining), private, of=capture.build)
                 except CubeError as error:
                     return error
 
         try:
+            now, private = await self._policies.opened(capture.sandbox)
+            source = replace(capture.sandbox, network=now.network, rules=now.rules)
             async with asyncio.TaskGroup() as group:
-                copies = [group.create_task(one()) for _ in range(count)]
+                copies = [group.create_task(one(source, private)) for _ in range(count)]
             reach("fork:copied")
         finally:
             await self._captures.discard(capture.build)
@@ -62,12 +74,13 @@ class ForkService:
             raise SandboxNotFound(sandbox_id)
         self._quota.check_copies(uow, source.team_id, count)
 
-    def _copy(self, capture: Capture, remaining: timedelta) -> Sandbox:
+    def _copy(self, source: Sandbox, remaining: timedelta) -> Sandbox:
         # Of the source's own template and build: what it was copied from is nobody's business and soon gone.
         now = self._clock.now()
         return replace(
-            capture.sandbox,
+            source,
             sandbox_id=new_sandbox_id(),
+            rules=self._policies.again(source.rules),
             state=SandboxState.CREATING,
             started_at=now,
             end_at=now + remaining,

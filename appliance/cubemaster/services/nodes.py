@@ -11,7 +11,7 @@ import structlog
 from appliance.common.clock import Clock
 from appliance.common.supervisor import Supervisor
 from appliance.contracts.node import EndedSandbox, NodeSandbox, NodeSandboxState, NodeStatus, Pause
-from appliance.cubemaster.mapping import node_from_status, node_policy, observation
+from appliance.cubemaster.mapping import node_from_status, observation
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.builds import HeldReplica
 from appliance.cubemaster.persistence.database import Database
@@ -148,7 +148,7 @@ class NodeService:
             pause=sleepers.strayed,
             retimed=[one for one, said in running if said.end_at != one.end_at],
             unsampled=[one for one, said in running if not said.sampled],
-            misruled=[one for one, said in running if said.network_revision != node_policy(one.network).revision],
+            misruled=[one for one, said in running if said.network_revision != one.rules.revision],
             surplus=known.surplus,
         )
         if mending and node_id not in self._mending:

@@ -10,10 +10,10 @@ from appliance.common.clock import Clock
 from appliance.common.failpoints import reach
 from appliance.contracts.node import OnTimeout as NodeOnTimeout
 from appliance.contracts.node import Resume
-from appliance.cubemaster.mapping import node_policy
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.node_clients import NodeClients, naming
+from appliance.cubemaster.services.policies import Policies
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.sandboxes import SandboxService
 from appliance.cubemaster.services.settling import Settling
@@ -44,6 +44,7 @@ class Resuming:
         sandboxes: SandboxService,
         settling: Settling,
         clock: Clock,
+        policies: Policies,
         quota: Quota,
         access_token: Callable[[Sandbox], str | None],
         change_limit: timedelta = _CHANGE_LIMIT,
@@ -53,6 +54,7 @@ class Resuming:
         self._sandboxes = sandboxes
         self._settling = settling
         self._clock = clock
+        self._policies = policies
         self._quota = quota
         self._access_token = access_token
         self._change_limit_s = change_limit.total_seconds()
@@ -160,14 +162,14 @@ class Resuming:
 
     async def _carry_out(self, sandbox: Sandbox, *, memory: bool) -> Sandbox:
         reach("resume:written")
-        request = Resume(
-            end_at=sandbox.end_at,
-            on_timeout=NodeOnTimeout(sandbox.on_timeout),
-            memory=memory,
-            access_token=self._access_token(sandbox),
-            network=node_policy(sandbox.network),
-        )
         try:
+            request = Resume(
+                end_at=sandbox.end_at,
+                on_timeout=NodeOnTimeout(sandbox.on_timeout),
+                memory=memory,
+                access_token=self._access_token(sandbox),
+                network=await self._policies.of(sandbox),
+            )
             with naming(sandbox.node_id):
                 client = await self._nodes.get(sandbox.node_id)
                 made = await client.resume_sandbox(sandbox.sandbox_id, request)
@@ -181,10 +183,11 @@ class Resuming:
         running = await self._settling.take(sandbox, made)
         if running.state not in REACHED:
             raise SandboxTransitioning(sandbox.sandbox_id, "killed")
-        if running.network != sandbox.network:
+        if running.rules.revision != request.network.revision:
             # Changed while it resumed, when nobody could tell whether its node had taken the rules already.
+            policy = await self._policies.of(running)
             with naming(running.node_id):
-                await client.set_network(running.sandbox_id, node_policy(running.network))
+                await client.set_network(running.sandbox_id, policy)
         return running
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from appliance.common.clock import Clock
 from appliance.contracts.node import Rollback
-from appliance.cubemaster.mapping import node_policy
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.node_clients import NodeClients, naming
+from appliance.cubemaster.services.policies import Policies
 from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.settling import Settling
 from appliance.domain.errors import (
@@ -48,6 +48,7 @@ class Rollbacks:
         routes: RouteTable,
         settling: Settling,
         clock: Clock,
+        policies: Policies,
         access_token: Callable[[Sandbox], str | None],
     ) -> None:
         self._database = database
@@ -55,6 +56,7 @@ class Rollbacks:
         self._routes = routes
         self._settling = settling
         self._clock = clock
+        self._policies = policies
         self._access_token = access_token
 
     async def roll_back(self, sandbox_id: str, snapshot: str, *, team_id: str | None) -> Sandbox:
@@ -86,12 +88,12 @@ class Rollbacks:
 
     async def _carry_out(self, intent: _Intent, snapshot: str) -> Sandbox:
         sandbox = intent.sandbox
-        request = Rollback(
-            build_id=intent.build_id,
-            access_token=self._access_token(sandbox),
-            network=node_policy(sandbox.network),
-        )
         try:
+            request = Rollback(
+                build_id=intent.build_id,
+                access_token=self._access_token(sandbox),
+                network=await self._policies.of(sandbox),
+            )
             with naming(sandbox.node_id):
                 client = await self._nodes.get(sandbox.node_id)
                 made = await client.roll_back_sandbox(sandbox.sandbox_id, request)
@@ -108,10 +110,11 @@ class Rollbacks:
         running = await self._settling.take(sandbox, made)
         if running.state not in REACHED:
             raise SandboxTransitioning(sandbox.sandbox_id, "killed")
-        if running.network != sandbox.network:
+        if running.rules.revision != request.network.revision:
             # Changed meanwhile, when nobody could tell which of its machines the node would tell.
+            policy = await self._policies.of(running)
             with naming(running.node_id):
-                await client.set_network(running.sandbox_id, node_policy(running.network))
+                await client.set_network(running.sandbox_id, policy)
         return running
 
 

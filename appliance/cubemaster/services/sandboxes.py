@@ -15,15 +15,15 @@ from appliance.common.failpoints import reach
 from appliance.contracts.node import CreateSandbox, NodeSandbox
 from appliance.contracts.node import OnTimeout as NodeOnTimeout
 from appliance.contracts.node_volumes import NodeVolumeMount
-from appliance.cubemaster.mapping import node_policy
 from appliance.cubemaster.metrics import Metrics
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.sandboxes import DuplicateIdempotencyKey, Position, SandboxFilter
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.catalogue import Catalogue
 from appliance.cubemaster.services.endings import Endings
-from appliance.cubemaster.services.intents import Wish, intend
+from appliance.cubemaster.services.intents import Wish, check_wish, intend
 from appliance.cubemaster.services.node_clients import NodeClients, naming
+from appliance.cubemaster.services.policies import Policies
 from appliance.cubemaster.services.quota import Quota
 from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.settling import Settling
@@ -40,8 +40,10 @@ from appliance.domain.errors import (
     TemplateNotFound,
     Unavailable,
 )
+from appliance.domain.header_rules import Named
 from appliance.domain.ids import BuildId, TemplateId
-from appliance.domain.network import check_network
+from appliance.domain.network import SandboxNetwork, check_network
+from appliance.domain.private_rules import PrivateRules, check_private
 from appliance.domain.sandbox import AWAKE, REACHED, EndReason, OnTimeout, Sandbox, SandboxState
 from appliance.domain.template import Build
 
@@ -75,6 +77,7 @@ class SandboxService:
         settling: Settling,
         clock: Clock,
         metrics: Metrics,
+        policies: Policies,
         quota: Quota,
         tokens: SandboxTokens,
         create_deadline: timedelta,
@@ -87,15 +90,16 @@ class SandboxService:
         self._settling = settling
         self._clock = clock
         self._metrics = metrics
+        self._policies = policies
         self._quota = quota
         self._tokens = tokens
         self._create_deadline = create_deadline
 
     async def create(self, wish: Wish) -> Sandbox:
         """Return a running sandbox, or raise and leave nothing running."""
-        check_network(wish.network)
+        named = check_wish(wish)
         try:
-            sandbox = await self._create(wish)
+            sandbox = await self._create(wish, named)
         except DuplicateIdempotencyKey:
             return await self._twin(wish)
         except CubeError as error:
@@ -104,12 +108,13 @@ class SandboxService:
         self._metrics.creates.labels(outcome="running").inc()
         return sandbox
 
-    async def copy(self, sandbox: Sandbox, *, of: Build) -> Sandbox:
+    async def copy(self, sandbox: Sandbox, private: PrivateRules, *, of: Build) -> Sandbox:
         """Start `sandbox` from a build that its node took of another one, or raise and leave nothing running."""
+        sealed = self._policies.seal(private, sandbox.sandbox_id)
 
         def work(uow: UnitOfWork) -> None:
             uow.keys.lock_team(sandbox.team_id)
-            uow.sandboxes.add(sandbox, idempotency_key=None)
+            uow.sandboxes.add(sandbox, sealed_rules=sealed, idempotency_key=None)
             self._quota.check(uow, sandbox.team_id)
             if not uow.nodes.reserve(sandbox.node_id, sandbox.resources, build_id=of.build_id):
                 raise NoCapacity(f"node '{sandbox.node_id}' has no room for another copy; kill sandboxes")
@@ -188,27 +193,30 @@ class SandboxService:
         return sandbox
 
     async def set_egress(
-        self,
-        sandbox_id: str,
-        *,
-        team_id: str | None,
-        allow_internet: bool,
-        allow_out: tuple[str, ...],
-        deny_out: tuple[str, ...],
+        self, sandbox_id: str, network: SandboxNetwork, private: PrivateRules, *, team_id: str | None
     ) -> None:
-        """Replace what it may reach, in the row and, while it runs, on its node. A paused one wakes up under it.
+        """Replace what it may reach and what is done to its requests, in the row and, while it runs, on its node.
+
+        A paused one wakes up under it.
 
         Should the node not hear of it, the row is right and the next heartbeat shows the node's old rules, which are
         replaced then.
         """
 
         def work(uow: UnitOfWork) -> Sandbox:
-            before = uow.sandboxes.find(sandbox_id, team_id=team_id, lock=True)
+            found = uow.sandboxes.find(sandbox_id, team_id=team_id)
+            if found is None:
+                raise SandboxNotFound(sandbox_id)
+            # The team before the row, as every create does.
+            uow.keys.lock_team(found.team_id)
+            before = uow.sandboxes.find(sandbox_id, lock=True)
             if before is None:
                 raise SandboxNotFound(sandbox_id)
-            after = before.with_egress(allow_internet=allow_internet, allow_out=allow_out, deny_out=deny_out)
+            after = before.with_egress(network)
             check_network(after.network)
-            uow.sandboxes.save(after, was=before.state)
+            named = check_private(private, tokens=after.workload_tokens)
+            after = replace(after, rules=self._policies.keep(uow, private, named, team_id=after.team_id))
+            uow.sandboxes.save_rules(after, sealed_rules=self._policies.seal(private, after.sandbox_id))
             return after
 
         sandbox = await self._database.transact(work)
@@ -221,12 +229,13 @@ class SandboxService:
         for _ in range(_EGRESS_ATTEMPTS):
             if sandbox.state not in REACHED:
                 return
+            policy = await self._policies.of(sandbox)
             with naming(sandbox.node_id):
                 client = await self._nodes.get(sandbox.node_id)
-                await client.set_network(sandbox_id, node_policy(sandbox.network))
+                await client.set_network(sandbox_id, policy)
             # Updates side by side may reach the node in another order than the rows were written: the row is right.
             now = await self._database.transact(lambda uow: uow.sandboxes.find(sandbox_id))
-            if now is None or now.network == sandbox.network:
+            if now is None or now.rules.revision == policy.revision:
                 return
             sandbox = now
         raise Conflict(f"the network rules of {sandbox_id} are being changed by others at the same time; try again")
@@ -257,10 +266,18 @@ class SandboxService:
         await self._delete_on_node(sandbox)
         await self._endings.end(sandbox.sandbox_id, EndReason.FAILED_START, detail=detail, at=self._clock.now())
 
-    async def _create(self, wish: Wish) -> Sandbox:
+    async def _create(self, wish: Wish, named: Named) -> Sandbox:
         started = time.perf_counter()
         sandbox = await self._database.transact(
-            lambda uow: intend(uow, wish, catalogue=self._catalogue, quota=self._quota, now=self._clock.now())
+            lambda uow: intend(
+                uow,
+                wish,
+                named,
+                catalogue=self._catalogue,
+                policies=self._policies,
+                quota=self._quota,
+                now=self._clock.now(),
+            )
         )
         intended = time.perf_counter()
         made = await self._start_on_node(
@@ -280,18 +297,18 @@ class SandboxService:
     async def _start_on_node(
         self, sandbox: Sandbox, *, template_id: TemplateId, build_id: BuildId, env_vars: Mapping[str, str]
     ) -> NodeSandbox:
-        request = CreateSandbox(
-            template_id=template_id,
-            build_id=build_id,
-            end_at=sandbox.end_at,
-            env_vars=dict(env_vars),
-            access_token=self._tokens.access(sandbox),
-            on_timeout=NodeOnTimeout(sandbox.on_timeout),
-            network=node_policy(sandbox.network),
-            volumes=tuple(NodeVolumeMount(volume_id=one.volume_id, path=one.path) for one in sandbox.volumes),
-        )
         reach("create:written")
         try:
+            request = CreateSandbox(
+                template_id=template_id,
+                build_id=build_id,
+                end_at=sandbox.end_at,
+                env_vars=dict(env_vars),
+                access_token=self._tokens.access(sandbox),
+                on_timeout=NodeOnTimeout(sandbox.on_timeout),
+                network=await self._policies.of(sandbox),
+                volumes=tuple(NodeVolumeMount(volume_id=one.volume_id, path=one.path) for one in sandbox.volumes),
+            )
             with naming(sandbox.node_id):
                 client = await self._nodes.get(sandbox.node_id)
                 return await client.create_sandbox(sandbox.sandbox_id, request)

@@ -1,7 +1,7 @@
 """Secrets at rest: AES-256-GCM under a key that the database never sees.
 
-The place a value was sealed for, its secret and version, is authenticated with it: a row copied elsewhere, by whoever
-can write to the database, does not open.
+The place a value was sealed for is authenticated with it: a row copied elsewhere, by whoever can write to the database,
+does not open.
 """
 
 from __future__ import annotations
@@ -31,22 +31,26 @@ class Sealer:
             raise ValueError(f"the key of secrets has {len(key)} bytes in place of {_KEY_BYTES}")
         self._cipher = AESGCM(key)
 
-    def seal(self, value: str, *, secret_id: str, version: int) -> bytes:
+    def seal(self, value: str, *, place: str) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
-        return _FORMAT + nonce + self._cipher.encrypt(nonce, value.encode(), _place(secret_id, version))
+        return _FORMAT + nonce + self._cipher.encrypt(nonce, value.encode(), place.encode())
 
-    def open(self, sealed: bytes, *, secret_id: str, version: int) -> str:
+    def open(self, sealed: bytes, *, place: str) -> str:
         """Return the value, or raise SealBroken."""
         nonce, text = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         try:
             if sealed[:1] != _FORMAT:
                 raise InvalidTag
-            return self._cipher.decrypt(nonce, text, _place(secret_id, version)).decode()
+            return self._cipher.decrypt(nonce, text, place.encode()).decode()
         except (InvalidTag, ValueError) as error:
-            raise SealBroken(
-                f"secret {secret_id} cannot be opened; was `secrets-key` of CubeMaster replaced?"
-            ) from error
+            raise SealBroken(f"{place} cannot be opened; was `secrets-key` of CubeMaster replaced?") from error
 
 
-def _place(secret_id: str, version: int) -> bytes:
-    return f"{secret_id}/{version}".encode()
+def secret_place(secret_id: str, version: int) -> str:
+    """Return where the value of one version of a secret is kept."""
+    return f"{secret_id}/{version}"
+
+
+def rules_place(sandbox_id: str) -> str:
+    """Return where the rules of a sandbox that may hold credentials are kept."""
+    return f"rules of sandbox {sandbox_id}"

@@ -1,19 +1,25 @@
-"""Secrets of teams: stored sealed, in versions, and never shown. `reveal` is for whoever puts them to use."""
+"""Secrets of teams: stored sealed, in versions, and never shown.
+
+A change gives another name to the network rules of all sandboxes that use the secret, in the same transaction: the
+next heartbeat of each one's node then finds that it has to be told. Policies read the rules before the secrets, and
+creates lock the team as changes do: so whoever read an older value has the older name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from appliance.common.clock import Clock
+from appliance.common.failpoints import reach
 from appliance.cubemaster.persistence.database import Database
 from appliance.cubemaster.persistence.paging import PagePosition, cut
 from appliance.cubemaster.persistence.secrets import SecretRecord
 from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
-from appliance.cubemaster.services.sealing import Sealer
+from appliance.cubemaster.services.sealing import Sealer, secret_place
 from appliance.cubemaster.services.teams import found_team
 from appliance.domain.errors import QuotaExceeded
-from appliance.domain.ids import TeamId
+from appliance.domain.ids import TeamId, new_revision
 from appliance.domain.secret import (
     KEPT_VERSIONS,
     MAX_PER_TEAM,
@@ -45,7 +51,7 @@ class SecretService:
             created_at=now,
             updated_at=now,
         )
-        sealed = self._sealer.seal(value, secret_id=secret.secret_id, version=1)
+        sealed = self._sealer.seal(value, place=secret_place(secret.secret_id, 1))
 
         def work(uow: UnitOfWork) -> SecretRecord:
             found_team(uow, team_id)
@@ -54,9 +60,11 @@ class SecretService:
                 raise QuotaExceeded(f"the team has {MAX_PER_TEAM} secrets; delete those that nobody uses")
             uow.secrets.add(secret)
             uow.secrets.add_version(secret.secret_id, 1, sealed, now=now)
+            # There may have been one of that name, which sandboxes still miss.
+            _rename_rules(uow, secret)
             return secret
 
-        return await self._database.transact(work)
+        return await self._changed(work)
 
     async def update(self, team_id: str, selector: str, value: str, metadata: Mapping[str, str] | None) -> SecretRecord:
         """Make the value the newest version; without metadata that stays as it is."""
@@ -65,6 +73,7 @@ class SecretService:
         now = self._clock.now()
 
         def work(uow: UnitOfWork) -> SecretRecord:
+            uow.keys.lock_team(TeamId(team_id))
             before = _found(uow, selector, team_id=team_id, lock=True)
             version = before.current_version + 1
             after = replace(
@@ -73,13 +82,14 @@ class SecretService:
                 metadata=before.metadata if metadata is None else metadata,
                 updated_at=now,
             )
-            sealed = self._sealer.seal(value, secret_id=after.secret_id, version=version)
+            sealed = self._sealer.seal(value, place=secret_place(after.secret_id, version))
             uow.secrets.add_version(after.secret_id, version, sealed, now=now)
             uow.secrets.forget_versions(after.secret_id, up_to=version - KEPT_VERSIONS)
             uow.secrets.save(after)
+            _rename_rules(uow, after)
             return after
 
-        return await self._database.transact(work)
+        return await self._changed(work)
 
     async def get(self, team_id: str, selector: str) -> SecretRecord:
         return await self._database.transact(lambda uow: _found(uow, selector, team_id=team_id))
@@ -92,23 +102,25 @@ class SecretService:
         return cut(found, limit, lambda one: PagePosition(one.created_at, one.secret_id))
 
     async def delete(self, team_id: str, selector: str) -> None:
-        def work(uow: UnitOfWork) -> None:
-            uow.secrets.remove(_found(uow, selector, team_id=team_id, lock=True).secret_id)
+        """Delete it also while sandboxes use it: their requests for those domains are refused then."""
 
-        await self._database.transact(work)
+        def work(uow: UnitOfWork) -> SecretRecord:
+            uow.keys.lock_team(TeamId(team_id))
+            secret = _found(uow, selector, team_id=team_id, lock=True)
+            uow.secrets.remove(secret.secret_id)
+            _rename_rules(uow, secret)
+            return secret
 
-    async def reveal(self, team_id: str, selector: str) -> str:
-        """Return the newest value. No route leads here."""
+        await self._changed(work)
 
-        def work(uow: UnitOfWork) -> tuple[SecretRecord, bytes]:
-            secret = _found(uow, selector, team_id=team_id)
-            sealed = uow.secrets.sealed(secret.secret_id, secret.current_version)
-            if sealed is None:
-                raise SecretNotFound(selector)
-            return secret, sealed
+    async def _changed(self, work: Callable[[UnitOfWork], SecretRecord]) -> SecretRecord:
+        secret = await self._database.transact(work)
+        reach("secret:written")
+        return secret
 
-        secret, sealed = await self._database.transact(work)
-        return self._sealer.open(sealed, secret_id=secret.secret_id, version=secret.current_version)
+
+def _rename_rules(uow: UnitOfWork, secret: SecretRecord) -> None:
+    uow.sandboxes.rename_rules_with(secret.name, team_id=secret.team_id, revision=new_revision())
 
 
 def _found(uow: UnitOfWork, selector: str, *, team_id: str, lock: bool = False) -> SecretRecord:

@@ -160,8 +160,11 @@ class QemuHypervisor:
             qmp = await self._control(vm)
             with private_memory(vm.pid, base.memory_file) as memory:
                 if self._dirty_page_snapshots:
-                    await save_devices(qmp, partial / DEVICE_STATE)
-                    await in_thread(_save_pages, memory, partial / CHANGED_PAGES)
+                    await save_devices(
+                        qmp,
+                        partial / DEVICE_STATE,
+                        meanwhile=lambda: in_thread(_save_pages, memory, partial / CHANGED_PAGES),
+                    )
                 else:
                     # A clone's RAM is its own, so QEMU saves it with the devices.
                     await save_state(qmp, partial / DEVICE_STATE)

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
+from appliance.common.threads import in_thread
 from appliance.domain.errors import VmmFailure
+from appliance.hypervisor.deadlines import together
 from appliance.hypervisor.qemu.argv import fd_set
 from appliance.hypervisor.qemu.qmp import Message, QmpClient
 
@@ -53,10 +57,11 @@ async def save_state(qmp: QmpClient, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-async def save_devices(qmp: QmpClient, path: Path) -> None:
+async def save_devices(qmp: QmpClient, path: Path, *, meanwhile: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Stop the machine and write the state of its devices, without any RAM, durably to the new file `path`.
 
-    The machine keeps its disks and may be continued.
+    `meanwhile` is called once the state is written, and runs while that becomes durable. The machine keeps its disks
+    and may be continued.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
     try:
@@ -66,7 +71,7 @@ async def save_devices(qmp: QmpClient, path: Path) -> None:
         await qmp.execute("xen-save-devices-state", {"filename": fd_set(handed_over), "live": False})
         # A machine may be saved any number of times.
         await qmp.execute("remove-fd", {"fdset-id": handed_over})
-        await asyncio.to_thread(os.fsync, fd)
+        await together(in_thread(os.fsync, fd), meanwhile())
     finally:
         os.close(fd)
 

@@ -16,6 +16,7 @@ import pytest
 
 from appliance.clients.master import MasterClient
 from appliance.common.http import InternalClient
+from appliance.contracts.egress import Transform, WorkloadToken
 from appliance.contracts.master import (
     NewConnect,
     NewEgress,
@@ -27,6 +28,7 @@ from appliance.contracts.master import (
     SandboxView,
 )
 from appliance.contracts.node import BuildRequest, BuildState, EndedSandbox, EndReason, NodeSandboxState
+from appliance.contracts.secrets import NewSecret, SecretUpdate
 from appliance.contracts.templates import BuildStatus, NewTemplate
 from appliance.cubemaster.settings import (
     BuildSettings,
@@ -380,3 +382,51 @@ async def test_network_rules_whose_update_was_cut_short_come_into_force(
 
     await come_true(appliance, in_force)
     await appliance.master.set_egress(made.sandbox_id, new)
+
+
+@pytest.mark.parametrize("change", ["update", "delete"])
+async def test_a_change_of_a_secret_that_was_cut_short_reaches_those_who_use_it(
+    change: str, appliance: Appliance, process: MasterProcess
+) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    await appliance.master.secrets.create(NewSecret(team_id=team_id, name="one", value="old"))
+    headers = Transform(headers={"X": "${e2b.secrets.one}"})
+    made = await appliance.sandbox(team_id, rules={"a.com": (headers,)})
+    call = (
+        appliance.master.secrets.update("one", SecretUpdate(team_id=team_id, value="new"))
+        if change == "update"
+        else appliance.master.secrets.delete("one", team_id=team_id)
+    )
+    await process.dies_at("secret:written", call)
+    await start_again(appliance, process)
+
+    async def in_force() -> bool:
+        policy = appliance.node.policies.get(made.sandbox_id)
+        if policy is None:
+            return False
+        (rule,) = policy.header_rules
+        return rule.headers == {"X": "new"} if change == "update" else bool(rule.refusal) and not rule.headers
+
+    await come_true(appliance, in_force)
+
+
+async def test_a_renewal_of_tokens_that_was_cut_short_reaches_their_nodes(
+    appliance: Appliance, process: MasterProcess
+) -> None:
+    team_id, _ = await appliance.team(), await appliance.template()
+    made = await appliance.sandbox(
+        team_id,
+        rules={"a.com": (Transform(headers={"X": "${e2b.identity.tokens.aws}"}),)},
+        workload_tokens={"aws": WorkloadToken(audience="sts", token_type="JWT-SVID")},
+    )
+    first = appliance.node.requests[made.sandbox_id].network.header_rules
+    process.arm("tokens:written")
+    appliance.db.execute("UPDATE sandboxes SET tokens_due_at = tokens_due_at - INTERVAL 1 HOUR", database=DATABASE)
+    await process.has_died()
+    await start_again(appliance, process)
+
+    async def renewed() -> bool:
+        policy = appliance.node.policies.get(made.sandbox_id)
+        return policy is not None and policy.header_rules != first
+
+    await come_true(appliance, renewed)

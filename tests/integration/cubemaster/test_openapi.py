@@ -154,5 +154,9 @@ async def test_the_document_tells_errors_as_they_are(api: httpx.AsyncClient) -> 
     assert content["get"]["responses"]["200"]["content"].keys() == {"application/octet-stream"}
     upload = document["paths"]["/templates/{template_id}/files/{files_hash}"]["put"]["responses"]
     assert {"411", "413"} <= upload.keys()
+    for public in ("/.well-known/openid-configuration", "/.well-known/jwks.json"):
+        found = document["paths"][public]["get"]
+        assert "security" not in found
+        assert found["responses"].keys() == {"200", "500", "503"}
     assert "422" not in str(document)
     assert (await api.get("/docs")).status_code == 404

@@ -8,10 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from appliance.common.clock import SystemClock
-from appliance.cubemaster.persistence.database import Database, make_engine
-from appliance.cubemaster.services.sealing import Sealer
-from appliance.cubemaster.services.secrets import SecretService
+from appliance.cubemaster.services.sealing import Sealer, secret_place
 from tests.integration.cubemaster.conftest import DATABASE, Appliance
 
 JSON = {"Content-Type": "application/json"}
@@ -46,20 +43,17 @@ async def test_a_secret_has_versions_and_is_found_by_id_or_name(api: httpx.Async
 async def test_the_database_holds_no_value_and_the_newest_one_opens(
     appliance: Appliance, api: httpx.AsyncClient
 ) -> None:
-    team_id = await appliance.team()
     await made(api, "one")
     for number in range(12):
         await api.post("/secrets/one", json={"value": f"{VALUE}-{number}"})
 
-    rows = appliance.db.execute("SELECT version, sealed FROM secret_versions ORDER BY version", database=DATABASE)
-    assert [row[0] for row in rows] == list(range(4, 14))
-    assert VALUE.encode() not in b"".join(row[1] for row in rows)
-
-    engine = make_engine(appliance.db.url(DATABASE), connections=1)
-    database = Database(engine, connections=1)
-    service = SecretService(database, Sealer("6" * 64), SystemClock())
-    assert await service.reveal(team_id, "one") == f"{VALUE}-11"
-    database.close()
+    rows = appliance.db.execute(
+        "SELECT secret_id, version, sealed FROM secret_versions ORDER BY version", database=DATABASE
+    )
+    assert [row[1] for row in rows] == list(range(4, 14))
+    assert VALUE.encode() not in b"".join(row[2] for row in rows)
+    secret_id, version, sealed = rows[-1]
+    assert Sealer("6" * 64).open(sealed, place=secret_place(secret_id, version)) == f"{VALUE}-11"
 
 
 async def test_pages_of_secrets_meet(api: httpx.AsyncClient) -> None:

@@ -41,6 +41,8 @@ def _content(kind: str, body: dict[str, Any] | None = None) -> Case:
 
 CASES: dict[tuple[str, str], Case] = {
     ("GET", "/health"): _open("/health"),
+    ("GET", "/.well-known/openid-configuration"): _open("/.well-known/openid-configuration"),
+    ("GET", "/.well-known/jwks.json"): _open("/.well-known/jwks.json"),
     ("POST", "/sandboxes"): Case("/sandboxes", NOT_FOUND, {"templateID": "{template}"}),
     ("POST", "/v2/sandboxes"): Case("/v2/sandboxes", NOT_FOUND, {"templateID": "{template}"}),
     ("GET", "/sandboxes"): _open("/sandboxes"),

@@ -135,10 +135,7 @@ async def test_another_teams_sandbox_does_not_exist(api: httpx.AsyncClient) -> N
             {"autoPause": True, "autoPauseMemory": False, "autoResume": {"enabled": True}},
             "autoPauseMemory=false (filesystem-only auto-pause) cannot be combined with autoResume",
         ),
-        ({"network": {"dnsServers": ["9.9.9.9"]}}, "network.dnsServers is not supported"),
-        ({"network": {"egressProxy": {"address": "p:1080"}}}, "network.egressProxy is not supported"),
         ({"network": {"httpsPorts": ["https"]}}, "network.httpsPorts.0"),
-        ({"network": {"rules": {"a.b": []}}}, "network.rules is not supported"),
         ({"volumeMounts": [{"name": "v"}]}, "volumeMounts.0.path"),
         ({"metadata": {"a": 1}}, "metadata"),
     ],
@@ -209,15 +206,28 @@ async def test_allowed_domains_are_shown_as_they_were_given(api: httpx.AsyncClie
     assert (await api.get(path)).json()["network"]["allowOut"] == ["*"]
 
 
-@pytest.mark.parametrize("field", ["dnsServers", "egressProxy", "rules"])
-async def test_an_update_that_cannot_be_served_is_refused_by_name(api: httpx.AsyncClient, field: str) -> None:
+async def test_a_key_that_is_not_for_secrets_cannot_send_them_anywhere(
+    api: httpx.AsyncClient, master: FakeMaster
+) -> None:
     path = f"/sandboxes/{(await create(api))['sandboxID']}/network"
-    asked = {"dnsServers": ["9.9.9.9"], "egressProxy": {"address": "p:1080"}, "rules": {"a.b": []}}
-    refused = await api.put(path, json={field: asked[field]})
-    assert (refused.status_code, refused.json()["message"]) == (
-        400,
-        f"{field} is not supported by this release; leave it out",
-    )
+    naming = {"rules": {"a.b": [{"transform": {"headers": {"X": "Bearer ${e2b.secrets.one}"}}}]}}
+    plain = {"rules": {"a.b": [{"transform": {"headers": {"X": "Bearer one"}}}, {}]}}
+
+    async def tried(key: str, network: dict[str, Any]) -> list[int]:
+        headers = {"X-API-Key": key}
+        created = await api.post("/v2/sandboxes", json={"templateID": "base", "network": network}, headers=headers)
+        updated = await api.put(path, json=network, headers=headers)
+        for answer in (created, updated):
+            lacking = "this API key lacks the scope 'secrets', which header rules that name a secret need"
+            assert (answer.status_code == 403) == (lacking in answer.text)
+        return [created.status_code, updated.status_code]
+
+    without, with_them = "e2b_" + "c" * 40, "e2b_" + "d" * 40
+    master.add_key(without, "team-a", scopes=("sandboxes",))
+    master.add_key(with_them, "team-a", scopes=("sandboxes", "secrets"))
+    assert await tried(without, naming) == [403, 403]
+    assert await tried(without, plain) == [201, 204]
+    assert await tried(with_them, naming) == [201, 204]
 
 
 async def test_unknown_fields_are_ignored(api: httpx.AsyncClient) -> None:

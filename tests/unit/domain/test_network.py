@@ -145,6 +145,14 @@ def test_no_mask_that_passes_can_break_out_of_a_header(mask: str) -> None:
     assert not set(mask) & set(" \t\r\n,;/@\\'\"<>")
 
 
+def test_dns_servers_are_addresses() -> None:
+    check_network(SandboxNetwork(dns_servers=()))
+    check_network(SandboxNetwork(dns_servers=("1.1.1.1",) * 10))
+    assert refusal(SandboxNetwork(dns_servers=("1.1.1.1",) * 11)) == "network.dnsServers can have at most 10 entries"
+    for server in ("", "::1", "1.1.1.0/24", "dns.google", "1.1.1"):
+        assert refusal(SandboxNetwork(dns_servers=(server,))) == (f"invalid DNS server {server}: give an IPv4 address")
+
+
 @pytest.mark.parametrize("port", [-1, 0, 65536])
 def test_a_port_that_serves_tls_must_be_one(port: int) -> None:
     refused = refusal(SandboxNetwork(https_ports=(443, port)))

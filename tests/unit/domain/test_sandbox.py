@@ -11,6 +11,7 @@ from appliance.contracts import master as wire
 from appliance.contracts import node as node_wire
 from appliance.domain.errors import Conflict, CubeError, SandboxNotFound, SandboxTransitioning
 from appliance.domain.ids import BuildId, NodeId, SandboxId, TeamId, TemplateId, VolumeId
+from appliance.domain.network import SandboxNetwork
 from appliance.domain.placement import Resources
 from appliance.domain.sandbox import (
     CHANGING,
@@ -18,6 +19,7 @@ from appliance.domain.sandbox import (
     REACHED,
     TRANSITIONS,
     EndReason,
+    KeptRules,
     Observation,
     OnTimeout,
     Sandbox,
@@ -52,6 +54,19 @@ def test_no_copy_is_made_of_one_with_volumes() -> None:
         mounted.snapshotting(at=NOW, what="forked")
     assert mounted.pausing(at=NOW).state is SandboxState.PAUSING
     sandbox().check_copyable("rolled back")
+
+
+def test_other_rules_for_the_way_out_leave_those_for_the_way_in() -> None:
+    rules = SandboxNetwork(allow_public_traffic=False, mask_request_host="localhost", allow_out=("1.1.1.1",))
+    new = SandboxNetwork(allow_internet=False, dns_servers=("9.9.9.9",), mask_request_host="other")
+    after = replace(sandbox(), network=rules).with_egress(new).network
+    assert after == replace(rules, allow_internet=False, allow_out=(), dns_servers=("9.9.9.9",))
+
+
+def test_what_ended_has_no_credentials() -> None:
+    rules = KeptRules("named", sealed=True, secrets=("one",), tokens_due_at=NOW)
+    ended = replace(sandbox(), rules=rules).ended(EndReason.KILLED, detail="", at=NOW)
+    assert ended.rules == KeptRules("named")
 
 
 def test_the_wire_knows_the_same_states_and_reasons() -> None:

@@ -168,6 +168,11 @@ def upgrade() -> None:
         Column("secure", Boolean, nullable=False),
         Column("metadata", JSON, nullable=False),
         Column("network", JSON, nullable=False),
+        Column("network_revision", _id(32), nullable=False),
+        Column("sealed_rules", MEDIUMBLOB),
+        Column("rule_secrets", JSON, nullable=False),
+        Column("tokens_due_at", DATETIME(fsp=6)),
+        Column("workload_tokens", JSON, nullable=False),
         Column("volumes", JSON, nullable=False),
         Column("on_timeout", _word(), nullable=False),
         Column("auto_resume", Boolean, nullable=False),
@@ -188,6 +193,7 @@ def upgrade() -> None:
         Index("ix_sandboxes_node", "node_id", "state"),
         Index("ix_sandboxes_template", "template_id", "state", "started_at"),
         Index("ix_sandboxes_team_ended", "team_id", "ended_at"),
+        Index("ix_sandboxes_tokens_due", "tokens_due_at"),
     )
     op.create_table(
         "events",
