@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 from pydantic import TypeAdapter
 
-from appliance.common.http import Answer, InternalClient
+from appliance.clients.volume_content import VolumeContentClient
+from appliance.common.http import InternalClient
 from appliance.contracts.node_volumes import NewNodeVolume, NodeVolume
 
 _VOLUMES = TypeAdapter(list[NodeVolume])
 
 
-class NodeVolumesClient:
+class NodeVolumesClient(VolumeContentClient):
     """`create_deadline` bounds what makes a disk, or waits for a machine to let go of one."""
 
     def __init__(self, http: InternalClient, *, deadline: timedelta, create_deadline: timedelta) -> None:
-        self._http = http
+        super().__init__(http)
         self._deadline = deadline
         self._create_deadline = create_deadline
 
@@ -32,18 +31,3 @@ class NodeVolumesClient:
 
     async def delete(self, volume_id: str) -> None:
         await self._http.request("DELETE", f"/v1/volumes/{volume_id}", deadline=self._create_deadline)
-
-    def content(
-        self,
-        method: str,
-        volume_id: str,
-        kind: str,
-        *,
-        params: Sequence[tuple[str, str]],
-        headers: Mapping[str, str],
-        body: AsyncIterator[bytes] | None,
-        idle: timedelta,
-    ) -> AbstractAsyncContextManager[Answer]:
-        """Ask for what is in a volume, as `InternalClient.exchange` does."""
-        path = f"/v1/volumes/{volume_id}/content/{kind}"
-        return self._http.exchange(method, path, idle=idle, params=params, headers=headers, body=body)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from appliance.common.http import Answer, InternalClient
+from appliance.clients.volume_content import VolumeContentClient
+from appliance.common.http import InternalClient
 from appliance.contracts.volumes import NewVolume, VolumeAndToken, VolumeView
 
 _VOLUMES = TypeAdapter(list[VolumeView])
 
 
-class VolumesClient:
+class VolumesClient(VolumeContentClient):
     """`create_deadline` bounds what makes or deletes something on a node."""
 
     def __init__(self, http: InternalClient, *, deadline: timedelta, create_deadline: timedelta) -> None:
-        self._http = http
+        super().__init__(http)
         self._deadline = deadline
         self._create_deadline = create_deadline
 
@@ -37,23 +36,6 @@ class VolumesClient:
 
     async def delete(self, volume_id: str, *, team_id: str | None = None) -> None:
         await self._call("DELETE", f"/v1/volumes/{volume_id}", team_id, deadline=self._create_deadline)
-
-    def content(
-        self,
-        method: str,
-        volume_id: str,
-        kind: str,
-        *,
-        token: str,
-        params: Sequence[tuple[str, str]],
-        headers: Mapping[str, str],
-        body: AsyncIterator[bytes] | None,
-        idle: timedelta,
-    ) -> AbstractAsyncContextManager[Answer]:
-        """Ask for what is in a volume, as `InternalClient.exchange` does."""
-        path = f"/v1/volumes/{volume_id}/content/{kind}"
-        headers = {**headers, "Authorization": f"Bearer {token}"}
-        return self._http.exchange(method, path, idle=idle, params=params, headers=headers, body=body)
 
     async def _call(self, method: str, path: str, team_id: str | None, *, deadline: timedelta | None = None) -> Any:
         params = {"team_id": team_id} if team_id is not None else None

@@ -41,7 +41,7 @@ class NewTemplateBuild(_Wire):
     vcpus: int | None = None
     memory_mib: int | None = None
     min_free_disk_mib: int | None = None
-    """Room on the disk besides what the steps are given. None, as for the sizes: the settings say."""
+    """Room on the disk besides what steps are given, or the base template has. None, as for sizes: settings say."""
 
 
 class NewBuildStep(_Wire):

@@ -107,6 +107,13 @@ class DiskStore(Protocol):
         """Copy a disk that nobody writes: by reflink, else extent by extent. A failure leaves no file."""
         ...
 
+    async def grow_upper(self, path: Path, *, size_mib: int) -> None:
+        """Make a disk that nobody uses larger. What is in it stays; a guest's file system grows when it boots from it.
+
+        InvalidRequest where that would make it smaller.
+        """
+        ...
+
     async def sync_upper(self, path: Path) -> None:
         """Make a disk that nobody writes survive a power cut, its name included, as what is kept of a pause must.
 

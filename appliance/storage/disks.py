@@ -57,6 +57,14 @@ class LocalDiskStore:
         with storage_errors(f"copy of disk {source.name}"):
             await in_thread(_clone, source, path)
 
+    async def grow_upper(self, path: Path, *, size_mib: int) -> None:
+        if size_mib > UPPER_MAX_MIB:
+            raise InvalidRequest(f"a disk has {UPPER_MIN_MIB} to {UPPER_MAX_MIB} MiB, not {size_mib}")
+        with storage_errors(f"growth of disk {path.name}"):
+            if os.stat(path).st_size > size_mib * 2**20:  # noqa: PTH116 - Path's are for threads, and this never waits
+                raise InvalidRequest(f"a disk cannot shrink to {size_mib} MiB: a guest's file system fills it")
+            os.truncate(path, size_mib * 2**20)
+
     async def sync_upper(self, path: Path) -> None:
         with storage_errors(f"sync of disk {path.name}"):
             await in_thread(_sync, path)

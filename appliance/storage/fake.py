@@ -7,6 +7,7 @@ Layers and disks are real, small files, as those who use them look at names, siz
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,13 @@ class FakeDiskStore:
             raise StorageFailure(f"copy of disk {source.name}: it does not exist")
         self._new(path).close()
         shutil.copyfile(source, path)
+
+    async def grow_upper(self, path: Path, *, size_mib: int) -> None:
+        if not path.exists():
+            raise StorageFailure(f"growth of disk {path.name}: it does not exist")
+        if path.stat().st_size > size_mib * 2**20:
+            raise InvalidRequest(f"a disk cannot become smaller, {size_mib} MiB")
+        os.truncate(path, size_mib * 2**20)
 
     async def sync_upper(self, path: Path) -> None:
         if not path.exists():

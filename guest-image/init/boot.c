@@ -18,7 +18,11 @@
  * cannot boot is seen at once. The reason is the last line of the console.
  */
 #include <dirent.h>
+#include <endian.h>
+#include <linux/fs.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/syscall.h>
@@ -32,6 +36,13 @@
 #define DISK_WAIT_MS	5000
 #define DISK_NAP_MS	5
 #define VIRTIO_ID_BLOCK	"0x0002\n"
+
+/* Of an ext4 superblock: where it is on its disk, and two of its fields, both little-endian and of 32 bits. */
+#define EXT4_SUPERBLOCK		1024
+#define EXT4_BLOCKS		0x04
+#define EXT4_LOG_BLOCK_SIZE	0x18	/* over 1024 */
+/* Not among the kernel's public headers. Takes the new number of blocks. */
+#define EXT4_IOC_RESIZE_FS	_IOW('f', 16, uint64_t)
 
 /* The next root while it is put together, and the disks that it is made of. */
 #define ROOT		"/root"
@@ -164,6 +175,41 @@ static int root_disks(int attached)
 	return count;
 }
 
+static uint32_t le32_at(const unsigned char *bytes)
+{
+	uint32_t value;
+
+	memcpy(&value, bytes, sizeof(value));
+	return le32toh(value);
+}
+
+/*
+ * A build upon a template gets a copy of that one's disk, which may be larger
+ * than the file system in it: then the file system grows. Only a guest may do
+ * that, as only guests have written it. Disks of clones are as they were.
+ */
+static void grow_to_disk(const char *disk, const char *mounted)
+{
+	unsigned char superblock[64];
+	uint64_t bytes, blocks;
+	int fd;
+
+	fd = open(disk, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || ioctl(fd, BLKGETSIZE64, &bytes) < 0 ||
+	    pread(fd, superblock, sizeof(superblock), EXT4_SUPERBLOCK) != sizeof(superblock))
+		die("%s: %s", disk, strerror(errno));
+	close(fd);
+	blocks = bytes / (1024ULL << (le32_at(superblock + EXT4_LOG_BLOCK_SIZE) & 0xf));
+	if (blocks <= le32_at(superblock + EXT4_BLOCKS))
+		return;
+	fd = open(mounted, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || ioctl(fd, EXT4_IOC_RESIZE_FS, &blocks) < 0)
+		die("%s cannot grow to the %llu blocks of its disk: %s", disk, (unsigned long long)blocks,
+		    strerror(errno));
+	close(fd);
+	say_info("%s has grown to %llu blocks", disk, (unsigned long long)blocks);
+}
+
 /* Join the layers and the writable disk into one tree at ROOT. */
 static void mount_root(int disks)
 {
@@ -182,6 +228,7 @@ static void mount_root(int disks)
 	}
 	/* discard: what is deleted in here takes no space on the host's disk, nor in a paused sandbox. */
 	must_mount("/dev/vdb", UPPER, "ext4", MS_NOATIME, "discard");
+	grow_to_disk("/dev/vdb", UPPER);
 	make_directory(UPPER "/upper", 0755);
 	make_directory(UPPER "/work", 0755);
 	/* redirect_dir: without it a directory of the image cannot be renamed, which dpkg and npm do. */

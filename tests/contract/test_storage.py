@@ -215,6 +215,23 @@ async def test_a_disk_can_be_made_durable_and_an_absent_one_cannot(disks: DiskSt
     assert not (tmp_path / "missing").exists()
 
 
+async def test_a_disk_grows_and_keeps_what_is_in_it(disks: DiskStore, tmp_path: Path) -> None:
+    upper = tmp_path / "a"
+    await disks.create_upper(upper, size_mib=4)
+    content = upper.read_bytes()
+    for size_mib in (4, 3000):
+        await disks.grow_upper(upper, size_mib=size_mib)
+        assert upper.stat().st_size == size_mib * 2**20
+    assert upper.stat().st_blocks * 512 < 2**20
+    with upper.open("rb") as file:
+        assert file.read(len(content)) == content
+    with pytest.raises(InvalidRequest):
+        await disks.grow_upper(upper, size_mib=4)
+    with pytest.raises(StorageFailure):
+        await disks.grow_upper(tmp_path / "missing", size_mib=4)
+    assert not (tmp_path / "missing").exists()
+
+
 async def test_a_disk_without_size_is_the_callers_mistake(disks: DiskStore, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest):
         await disks.create_upper(tmp_path / "a", size_mib=0)

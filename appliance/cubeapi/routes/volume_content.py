@@ -44,7 +44,7 @@ def router(master: MasterClient) -> APIRouter:
     ) -> Relay:
         known, token = parse_volume_id(volume_id), _token(request)
         is_upload = request.method == "PUT"
-        headers = _described(request) if is_upload else {}
+        headers = {"Authorization": f"Bearer {token}", **(_described(request) if is_upload else {})}
         if change is not None:
             headers["Content-Type"] = "application/json"
         given = [(name, _text(value)) for name, value in params.items() if value is not None]
@@ -52,7 +52,7 @@ def router(master: MasterClient) -> APIRouter:
         def ask(body: AsyncIterator[bytes]) -> AbstractAsyncContextManager[Answer]:
             sent = body if is_upload else None if change is None else _json(change)
             asked = master.volumes.content(
-                request.method, known, kind, token=token, params=given, headers=headers, body=sent, idle=_IDLE
+                request.method, known, kind, params=given, headers=headers, body=sent, idle=_IDLE
             )
             return checked(asked, success=success)
 

@@ -139,6 +139,7 @@ class Builder:
             await self._disks.create_upper(path, size_mib=origin.disk_size_mib)
         else:
             await self._disks.clone_upper(source, path)
+            await self._disks.grow_upper(path, size_mib=origin.disk_size_mib)
 
     async def _finalize(self, build: Build, guest: GuestClient, startup: Startup) -> None:
         """Start what the template runs, and make the guest write all to its disk."""

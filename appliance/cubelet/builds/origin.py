@@ -58,15 +58,18 @@ class Origins:
 
     def _of_template(self, build: Build, template: ReadyTemplate) -> Origin:
         meta, wanted = template.meta, build.request.writable_layer_mib
-        if meta.disk_size_mib != wanted:
+        if meta.disk_size_mib > wanted:
+            # A file system that a guest filled does not shrink.
             build.say(
                 f"the disk has {meta.disk_size_mib} MiB, like the template's that this is built from, not {wanted} MiB",
                 level="warn",
             )
+        elif meta.disk_size_mib < wanted:
+            build.say(f"the disk grows from {meta.disk_size_mib} MiB to {wanted} MiB")
         return Origin(
             layers=template.layers,
             upper=template.upper,
-            disk_size_mib=meta.disk_size_mib,
+            disk_size_mib=max(meta.disk_size_mib, wanted),
             context=of_template(meta),
             config=ImageConfig(),
             startup=Startup(meta.start, meta.ready),

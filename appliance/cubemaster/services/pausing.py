@@ -10,7 +10,7 @@ from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.node_clients import NodeClients, naming
 from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.settling import Settling
-from appliance.domain.errors import CubeError, SandboxNotFound, Unavailable
+from appliance.domain.errors import SandboxNotFound
 from appliance.domain.sandbox import VISIBLE, Sandbox
 
 
@@ -41,18 +41,12 @@ class Pausing:
         # Before it is frozen: a request that came now would hang.
         await self._routes.publish(sandbox)
         reach("pause:withdrawn")
-        try:
+        async with self._settling.failures_of(sandbox):
             with naming(sandbox.node_id):
                 client = await self._nodes.get(sandbox.node_id)
                 await client.pause_sandbox(sandbox.sandbox_id, pause)
                 reach("pause:carried-out")
                 settled = await self._settling.ask(sandbox)
-        except Unavailable:
-            # It may still be at it: the reconciler of unfinished sandboxes asks later.
-            raise
-        except CubeError:
-            await self._settling.try_ask(sandbox)
-            raise
         if settled.state not in VISIBLE:
             # Killed meanwhile.
             raise SandboxNotFound(sandbox_id)

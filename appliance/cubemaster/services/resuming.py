@@ -162,7 +162,7 @@ class Resuming:
 
     async def _carry_out(self, sandbox: Sandbox, *, memory: bool) -> Sandbox:
         reach("resume:written")
-        try:
+        async with self._settling.failures_of(sandbox):
             request = Resume(
                 end_at=sandbox.end_at,
                 on_timeout=NodeOnTimeout(sandbox.on_timeout),
@@ -173,12 +173,6 @@ class Resuming:
             with naming(sandbox.node_id):
                 client = await self._nodes.get(sandbox.node_id)
                 made = await client.resume_sandbox(sandbox.sandbox_id, request)
-        except Unavailable:
-            # It may still be at it: the reconciler of unfinished sandboxes asks later.
-            raise
-        except CubeError:
-            await self._settling.try_ask(sandbox)
-            raise
         reach("resume:carried-out")
         running = await self._settling.take(sandbox, made)
         if running.state not in REACHED:

@@ -19,13 +19,11 @@ from appliance.cubemaster.services.route_table import RouteTable
 from appliance.cubemaster.services.settling import Settling
 from appliance.domain.errors import (
     BuildNotFound,
-    CubeError,
     InvalidRequest,
     NoCapacity,
     SandboxNotFound,
     SandboxTransitioning,
     SnapshotNotFound,
-    Unavailable,
 )
 from appliance.domain.ids import BuildId
 from appliance.domain.sandbox import REACHED, Sandbox
@@ -89,24 +87,18 @@ class Rollbacks:
     async def _carry_out(self, intent: _Intent, snapshot: str) -> Sandbox:
         sandbox = intent.sandbox
         try:
-            request = Rollback(
-                build_id=intent.build_id,
-                access_token=self._access_token(sandbox),
-                network=await self._policies.of(sandbox),
-            )
-            with naming(sandbox.node_id):
-                client = await self._nodes.get(sandbox.node_id)
-                made = await client.roll_back_sandbox(sandbox.sandbox_id, request)
-        except Unavailable:
-            # It may still be at it: the reconciler of unfinished sandboxes asks later.
-            raise
+            async with self._settling.failures_of(sandbox):
+                request = Rollback(
+                    build_id=intent.build_id,
+                    access_token=self._access_token(sandbox),
+                    network=await self._policies.of(sandbox),
+                )
+                with naming(sandbox.node_id):
+                    client = await self._nodes.get(sandbox.node_id)
+                    made = await client.roll_back_sandbox(sandbox.sandbox_id, request)
         except BuildNotFound as error:
             # Deleted since it was looked up.
-            await self._settling.try_ask(sandbox)
             raise SnapshotNotFound(snapshot) from error
-        except CubeError:
-            await self._settling.try_ask(sandbox)
-            raise
         running = await self._settling.take(sandbox, made)
         if running.state not in REACHED:
             raise SandboxTransitioning(sandbox.sandbox_id, "killed")

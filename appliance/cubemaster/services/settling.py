@@ -6,7 +6,8 @@ what a node did by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -19,7 +20,7 @@ from appliance.cubemaster.persistence.unit_of_work import UnitOfWork
 from appliance.cubemaster.services.endings import Endings
 from appliance.cubemaster.services.node_clients import NodeClients
 from appliance.cubemaster.services.route_table import RouteTable
-from appliance.domain.errors import CubeError, SandboxNotFound
+from appliance.domain.errors import CubeError, SandboxNotFound, Unavailable
 from appliance.domain.sandbox import EndReason, Sandbox, SandboxState
 
 log = structlog.get_logger()
@@ -57,6 +58,20 @@ class Settling:
             await self.ask(sandbox)
         except CubeError as error:
             log.warning("sandbox_not_settled_yet", sandbox_id=sandbox.sandbox_id, error=error.message)
+
+    @asynccontextmanager
+    async def failures_of(self, sandbox: Sandbox) -> AsyncIterator[None]:
+        """Ask the node what is true of `sandbox` where the block, a call of that node, fails. The failure goes on.
+
+        A node that does not answer may still be at it: the reconciler of unfinished sandboxes asks it later.
+        """
+        try:
+            yield
+        except Unavailable:
+            raise
+        except CubeError:
+            await self.try_ask(sandbox)
+            raise
 
     async def take(self, sandbox: Sandbox, seen: NodeSandbox) -> Sandbox:
         """Record what the node says, unless the row has left the state in which the caller knows it; return the row."""

@@ -55,6 +55,20 @@ class BuildSizes:
     def writable_layer_mib(self, min_free_disk_mib: int | None) -> int:
         return self.steps_room_mib + _within("minFreeDiskMb", min_free_disk_mib or 0, 0, self.max_free_disk_mib)
 
+    def layer_upon_mib(self, before_mib: int, draft_mib: int) -> int:
+        """Return the size of a base's disk with the room that was asked for besides: its files are in the way of none.
+
+        Raises InvalidRequest where templates upon templates would have no end of it.
+        """
+        asked_mib = max(0, draft_mib - self.steps_room_mib)
+        most_mib = max(before_mib, self.steps_room_mib + self.max_free_disk_mib)
+        if before_mib + asked_mib > most_mib:
+            raise InvalidRequest(
+                f"minFreeDiskMb: the disk of the template that this is built from has {before_mib} MiB and may have "
+                f"{most_mib} at most; ask for {most_mib - before_mib} or less"
+            )
+        return before_mib + asked_mib
+
 
 @dataclass(frozen=True, slots=True)
 class RequestedBuild:
@@ -147,7 +161,7 @@ class TemplateBuilds:
                 raise InvalidRequest(_NOT_WAITING)
             base = self._bases.find(uow, source, team_id=owner)
             self._files.require(uow, source.steps, team_id=team_id, template_id=draft.template_id, now=now)
-            spec = _spec(draft.spec, source, base, usual_layer_mib=self._sizes.steps_room_mib)
+            spec = _spec(draft.spec, source, base, self._sizes)
             build = draft.started(spec, at=now)
             if not uow.builds.start(build):
                 raise InvalidRequest(_NOT_WAITING)
@@ -181,21 +195,14 @@ def _of_name(uow: UnitOfWork, named: TemplateReference, *, team_id: TeamId) -> T
     return found
 
 
-def _spec(draft: BuildSpec, source: BuildSource, base: Base, *, usual_layer_mib: int) -> BuildSpec:
-    """Return what the draft becomes, or raise InvalidRequest where it asked for more disk than its base has.
+def _spec(draft: BuildSpec, source: BuildSource, base: Base, sizes: BuildSizes) -> BuildSpec:
+    """Return what the draft becomes, or raise InvalidRequest where it asked for more disk than it can have.
 
     What its base started is started again by the node, which has it on record.
     """
     layer_mib = draft.writable_layer_mib
     if base.spec is not None:
-        # The base's disk is copied, with the file system that is in it: it neither grows nor shrinks.
-        before = base.spec.writable_layer_mib
-        if usual_layer_mib < layer_mib > before:
-            raise InvalidRequest(
-                f"minFreeDiskMb: the disk of '{source.template or source.image}' has {before} MiB and cannot grow to "
-                f"the {layer_mib} MiB that this asks for; leave minFreeDiskMb out, or build that template anew with it"
-            )
-        layer_mib = before
+        layer_mib = sizes.layer_upon_mib(base.spec.writable_layer_mib, layer_mib)
     return BuildSpec(
         image=base.image,
         from_build=base.build_id,

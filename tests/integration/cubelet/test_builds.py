@@ -11,6 +11,7 @@ import pytest
 from appliance.clients.node import NodeClient
 from appliance.common import failpoints
 from appliance.contracts.node import BuildState
+from appliance.cubelet.services.template_store import UPPER
 from appliance.domain.errors import BuildNotFound
 from tests.integration.cubelet.conftest import (
     IMAGE,
@@ -225,3 +226,26 @@ async def test_a_template_survives_a_restart(node: FakeMachineRoom) -> None:
     async with node.cubelet() as cubelet:
         assert (await cubelet.get_build(build_id)).state is BuildState.READY
         await cubelet.create_sandbox("i" + "a" * 20, wanted(build_id))
+
+
+@pytest.mark.parametrize(
+    ("wanted_mib", "gets_mib", "says"),
+    [
+        (64, 64, "the disk grows from 32 MiB to 64 MiB"),
+        (32, 32, None),
+        (16, 32, "the disk has 32 MiB, like the template's that this is built from, not 16 MiB"),
+    ],
+)
+async def test_a_disk_that_is_built_upon_grows_and_never_shrinks(
+    node: FakeMachineRoom, cubelet: NodeClient, wanted_mib: int, gets_mib: int, says: str | None
+) -> None:
+    base = await built(cubelet, writable_layer_mib=32)
+    request = build_request(image=None, from_build=base, steps=(), writable_layer_mib=wanted_mib)
+    await cubelet.start_build(request)
+    progress = await finished(cubelet, request.build_id)
+    assert (progress.state, progress.disk_size_mib) == (BuildState.READY, gets_mib), progress.reason
+    told = [entry.message for entry in progress.logs if "the disk" in entry.message]
+    assert told == ([says] if says is not None else [])
+    disks = {one: node.settings.data_dir / "templates" / one / UPPER for one in (base, request.build_id)}
+    sizes = {one: disk.stat().st_size >> 20 for one, disk in disks.items()}
+    assert sizes == {base: 32, request.build_id: gets_mib}

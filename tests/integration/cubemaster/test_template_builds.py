@@ -193,25 +193,33 @@ async def test_a_bases_disk_is_kept(appliance: Appliance, api: httpx.AsyncClient
     assert (got.start_cmd, got.ready_cmd, got.probe_port) == ("serve", None, None)
 
 
-async def test_more_disk_than_the_base_has_is_refused_by_the_name_of_the_field(
+async def test_the_disk_of_a_base_grows_by_what_is_asked_for(appliance: Appliance, api: httpx.AsyncClient) -> None:
+    await appliance.template("base")
+    before = 1024
+    for name, base, asked in (("roomy", "base", 200), ("roomier", "roomy", 100), ("as-it-is", "roomier", None)):
+        build = await request(api, name=name, minFreeDiskMb=asked)
+        assert (await start(api, build, fromTemplate=base)).status_code == 202
+        await handed_out(appliance, build)
+        before += asked or 0
+        assert appliance.node.builds[build["buildID"]].writable_layer_mib == before
+        appliance.node.finish_build(build["buildID"], BuildState.READY)
+        await ended(api, build)
+
+
+async def test_disks_of_templates_upon_templates_do_not_grow_for_ever(
     appliance: Appliance, api: httpx.AsyncClient
 ) -> None:
-    await appliance.template("base")
-    refused = await start(api, await request(api, name="more", minFreeDiskMb=1), fromTemplate="base")
+    most = 4096 + 20480
+    large = await request(api, name="large", minFreeDiskMb=20470)
+    await start(api, large, fromImage="alpine")
+    await handed_out(appliance, large)
+    appliance.node.finish_build(large["buildID"], BuildState.READY)
+    await ended(api, large)
+    refused = await start(api, await request(api, name="more", minFreeDiskMb=11), fromTemplate="large")
     assert refused.status_code == 400
-    assert refused.json()["message"].startswith("minFreeDiskMb: the disk of 'base' has 1024 MiB and cannot grow to")
-
-
-async def test_disk_that_the_base_has_may_be_asked_for(appliance: Appliance, api: httpx.AsyncClient) -> None:
-    roomy = await request(api, name="roomy", minFreeDiskMb=200)
-    await start(api, roomy, fromImage="alpine")
-    await handed_out(appliance, roomy)
-    appliance.node.finish_build(roomy["buildID"], BuildState.READY)
-    await ended(api, roomy)
-    build = await request(api, name="upon", minFreeDiskMb=100)
-    assert (await start(api, build, fromTemplate="roomy")).status_code == 202
-    await handed_out(appliance, build)
-    assert appliance.node.builds[build["buildID"]].writable_layer_mib == 4096 + 200
+    assert refused.json()["message"].endswith(f"has {most - 10} MiB and may have {most} at most; ask for 10 or less")
+    all_of_it = await request(api, name="more", minFreeDiskMb=10)
+    assert (await start(api, all_of_it, fromTemplate="large")).status_code == 202
 
 
 async def test_a_build_whose_base_goes_before_it_began_fails(appliance: Appliance, api: httpx.AsyncClient) -> None:

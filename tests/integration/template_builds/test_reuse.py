@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 
 import pytest
 
 from appliance.domain.errors import BuildNotFound
-from tests.integration.template_builds.conftest import Node, said, step
+from tests.integration.template_builds.conftest import DISK_MIB, Node, said, step
 from tests.support.waiting import eventually
 
 _RANDOM = step("RUN", "head -c 8 /dev/urandom | md5sum > kept")
@@ -46,6 +47,30 @@ async def test_a_template_is_built_upon(node: Node) -> None:
     assert "[builder 1/1] [stdout]: one" in log
     async with node.sandbox(second) as guest:
         assert await said(guest, "pgrep -fx 'sleep infinity' > /dev/null && cat /one /two && echo $A") == "one\ntwo\n1"
+
+
+async def test_the_disk_of_a_template_grows_for_what_is_built_upon_it(node: Node) -> None:
+    """Past 8 GiB, where ext4 without room set aside for it begins another group of descriptors."""
+    size_mib = 9 * 1024
+    first, log = await node.built(step("USER", "root"), step("RUN", "head -c 50M /dev/urandom > /old; md5sum /old"))
+    (digest,) = (line.rpartition(": ")[2] for line in log if "[stdout]" in line)
+    fill = step("RUN", "head -c 150M /dev/zero | tr '\\0' x > /new")
+    grown, log = await node.built(fill, from_build=first, writable_layer_mib=size_mib)
+    assert f"the disk grows from {DISK_MIB} MiB to {size_mib} MiB" in log
+    again, log = await node.built(fill, step("RUN", "true"), from_build=first, writable_layer_mib=size_mib)
+    assert any(line.startswith("CACHED [builder 1/2]") for line in log)
+    for build_id in (grown, again):
+        assert (await node.client.get_build(build_id)).disk_size_mib == size_mib
+        disk = node.base / "data" / "templates" / build_id / "upper.img"
+        # What was written, and next to nothing for the rest.
+        assert disk.stat().st_blocks * 512 < 400 * 2**20
+        await asyncio.to_thread(
+            subprocess.run, ("e2fsck", "-f", "-n", str(disk)), check=True, timeout=120, capture_output=True
+        )
+        async with node.sandbox(build_id) as guest:
+            assert await said(guest, "md5sum /old") == digest
+            assert int(await said(guest, "df --output=size -m / | tail -1")) > size_mib * 0.95
+            assert await said(guest, "head -c 200M /dev/zero > more && stat -c %s more /new") == "209715200\n157286400"
 
 
 async def test_a_start_command_that_fails_fails_the_build(node: Node) -> None:
