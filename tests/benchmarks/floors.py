@@ -23,7 +23,8 @@ from pathlib import Path
 
 from appliance.clients.guest import GuestClient, Identity
 from appliance.cubelet import guest_image
-from appliance.cubelet.services.machines import WARM_UP, guest_disks, volume_slots
+from appliance.cubelet.services.guest_disks import guest_disks, volume_slots
+from appliance.cubelet.services.machines import WARM_UP
 from appliance.cubelet.services.template_store import ReadyTemplate
 from appliance.cubevs.base import GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC
 from appliance.cubevs.taps import open_tap

@@ -13,7 +13,8 @@ from appliance.common.failpoints import reach
 from appliance.contracts.node import BuildRequest
 from appliance.cubelet.runtime import Stage, VmRecord
 from appliance.cubelet.services.booting import Boots
-from appliance.cubelet.services.machines import Machines, behind, guest_disks, new_vm_id, volume_slots
+from appliance.cubelet.services.guest_disks import guest_disks, volume_slots
+from appliance.cubelet.services.machines import Machines, behind, new_vm_id
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_store import MEMORY, UPPER
 from appliance.cubevs.base import EgressPolicy, Switch, Tap

@@ -22,7 +22,8 @@ from appliance.common.supervisor import Supervisor
 from appliance.cubelet.metrics import CubeletMetrics
 from appliance.cubelet.runtime import RecordStore, Stage, VmRecord
 from appliance.cubelet.services.booting import Boots
-from appliance.cubelet.services.machines import Machines, behind, guest_disks, new_vm_id, volume_slots
+from appliance.cubelet.services.guest_disks import guest_disks, volume_slots
+from appliance.cubelet.services.machines import Machines, behind, new_vm_id
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.volume_store import Volume
 from appliance.domain.errors import CubeError, GuestFailure, NodeFailure, NoKeeper, VolumeInUse

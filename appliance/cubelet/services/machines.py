@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,9 +18,9 @@ import structlog
 from appliance.clients.guest import GuestClient, Identity
 from appliance.common.clock import Clock
 from appliance.common.trees import remove_tree
-from appliance.contracts.node_volumes import MAX_VOLUMES
 from appliance.cubelet.runtime import AttachedVolume, RecordStore, SandboxRecord, Stage, VmRecord
 from appliance.cubelet.services.booting import Boots
+from appliance.cubelet.services.guest_disks import guest_disks, volume_slots
 from appliance.cubelet.services.taps import TapPool
 from appliance.cubelet.services.template_meta import TemplateMeta
 from appliance.cubelet.services.template_store import ReadyTemplate, TemplateStore
@@ -30,10 +30,8 @@ from appliance.domain.errors import GuestFailure
 from appliance.domain.ids import SandboxId, VmId
 from appliance.hypervisor.base import (
     Confinement,
-    Disk,
     Hypervisor,
     Nic,
-    Slot,
     Snapshot,
     VmProcess,
     VmSpec,
@@ -399,17 +397,3 @@ def under(egress: EgressPolicy, former: SandboxRecord | None = None) -> dict[str
 
 def new_vm_id() -> VmId:
     return VmId("v" + secrets.token_hex(8))
-
-
-def guest_disks(agent: Path, upper: Path, layers: tuple[Path, ...]) -> tuple[Disk, ...]:
-    """Return the disks in the order the guest's init expects: agent, writable upper, layers from the lowest."""
-    return (
-        Disk(agent, read_only=True),
-        Disk(upper, read_only=False),
-        *(Disk(layer, read_only=True) for layer in layers),
-    )
-
-
-def volume_slots(size_mib: int, images: Sequence[Path] = ()) -> tuple[Slot, ...]:
-    """Return the slots that every machine has, with `images` in the first of them."""
-    return tuple(Slot(size_mib, images[number] if number < len(images) else None) for number in range(MAX_VOLUMES))
