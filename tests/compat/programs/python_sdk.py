@@ -10,20 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import e2b
+import python_network  # noqa: F401 - its checks are some of this program's
 from checks import AbsentFromThisRelease, check, eventually, needs, run_all
 from e2b import Sandbox
 from e2b.sandbox_sync.commands.command import Commands
-
-
-@contextlib.contextmanager
-def sandbox(**options: Any) -> Iterator[Any]:
-    """A sandbox of `base`, made as this generation makes one."""
-    make = Sandbox.create if hasattr(Sandbox, "create") else Sandbox
-    made = make(template="base", timeout=options.pop("timeout", 120), **options)
-    try:
-        yield made
-    finally:
-        made.kill()
+from python_sandboxes import sandbox
 
 
 def listed() -> list[Any]:
@@ -196,21 +187,6 @@ def a_terminal_answers() -> None:
 
 
 @check
-def a_port_of_a_service_is_reached_by_its_host() -> None:
-    with sandbox() as one:
-        one.files.write("index.html", "served")
-        one.commands.run("python3 -m http.server 8123", background=True)
-
-        def answers() -> bool:
-            url = f"https://{one.get_host(8123)}/index.html"
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
-                return bool(answer.read() == b"served")
-            return False
-
-        eventually(answers)
-
-
-@check
 def another_process_connects_to_it() -> None:
     with sandbox() as one:
         one.files.write("note", "kept")
@@ -237,15 +213,6 @@ def what_it_uses_is_reported() -> None:
         newest = one.get_metrics()[-1]
         assert newest.cpu_count >= 1
         assert newest.mem_total > newest.mem_used > 0
-
-
-@check
-def without_internet_nothing_is_reached() -> None:
-    if not hasattr(Sandbox, "create"):
-        raise AbsentFromThisRelease("allow_internet_access")
-    with sandbox(allow_internet_access=False) as one:
-        tried = one.commands.run("timeout 3 bash -c 'exec 3<>/dev/tcp/198.18.0.1/80' && echo open || echo closed")
-        assert tried.stdout == "closed\n"
 
 
 @check
@@ -316,15 +283,6 @@ def a_fork_goes_its_own_way() -> None:
             finally:
                 other.kill()
         assert one.files.read("state") == "common"
-
-
-@check
-def its_network_rules_are_replaced_while_it_runs() -> None:
-    needs(Sandbox, "update_network")
-    with sandbox() as one:
-        one.update_network({"deny_out": ["0.0.0.0/0"]})
-        tried = one.commands.run("timeout 3 bash -c 'exec 3<>/dev/tcp/198.18.0.1/80' && echo open || echo closed")
-        assert tried.stdout == "closed\n"
 
 
 @check
