@@ -31,7 +31,7 @@ def variables(root: str = "") -> dict[str, str]:
     Node.js has its own and adds a file to them. Python's requests and httpx have certifi's, other builds of OpenSSL
     than the image's look beside themselves: both take the system's instead, in which the authority is.
     """
-    bundle = next((path for path in _BUNDLES if os.path.exists(root + path)), _BUNDLES[0])  # noqa: PTH110
+    bundle = next((path for path in _BUNDLES if os.path.exists(root + path)), _BUNDLES[0])
     return {"NODE_EXTRA_CA_CERTS": CERTIFICATE, "SSL_CERT_FILE": bundle, "REQUESTS_CA_BUNDLE": bundle}
 
 
@@ -49,7 +49,7 @@ def install(pem: str, root: Path = Path("/")) -> None:
             _replace(bundle, after.encode("utf-8", "surrogateescape"))
     if former != pem:
         _unlink_hashes(at, former)
-        os.makedirs(os.path.dirname(at + CERTIFICATE), exist_ok=True)  # noqa: PTH103, PTH120 - plain strings here
+        os.makedirs(os.path.dirname(at + CERTIFICATE), exist_ok=True)
         _replace(at + CERTIFICATE, pem.encode())
     _link_hashes(at, pem)
     _tell_java(at, pem)
@@ -72,10 +72,10 @@ def _with(bundle: str, former: str, pem: str) -> str:
 
 def _bundles(root: str) -> list[str]:
     """Return the files that hold the system's authorities, each once, and by no symbolic link."""
-    found = [os.path.realpath(root + path) for path in _BUNDLES if os.path.exists(root + path)]  # noqa: PTH110
+    found = [os.path.realpath(root + path) for path in _BUNDLES if os.path.exists(root + path)]
     if not found:
         found = [root + _BUNDLES[0]]
-        os.makedirs(root + _DIRECTORY, exist_ok=True)  # noqa: PTH103
+        os.makedirs(root + _DIRECTORY, exist_ok=True)
     return list(dict.fromkeys(found))
 
 
@@ -85,17 +85,17 @@ def _replace(path: str, content: bytes) -> None:
     try:
         with open(temporary, "wb") as file:
             file.write(content)
-        os.chmod(temporary, 0o644)  # noqa: PTH101 - whatever umask there is
-        os.replace(temporary, path)  # noqa: PTH105
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
     except OSError:
         with suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108
+            os.unlink(temporary)
         raise
 
 
 def _tell_java(root: str, pem: str) -> None:
     store = os.path.realpath(root + _JAVA_STORE)
-    if not os.path.exists(store):  # noqa: PTH110
+    if not os.path.exists(store):
         return
     before = Path(store).read_bytes()
     try:
@@ -107,14 +107,14 @@ def _tell_java(root: str, pem: str) -> None:
 
 
 def _link_hashes(root: str, pem: str) -> None:
-    if not os.path.isdir(root + _DIRECTORY):  # noqa: PTH112
+    if not os.path.isdir(root + _DIRECTORY):
         return
     for name in subject_hashes(pem):
         for path in _slots(root, name):
             if _links_here(path):
                 break
             if not os.path.lexists(path):
-                os.symlink(CERTIFICATE, path)  # noqa: PTH211
+                os.symlink(CERTIFICATE, path)
                 break
 
 
@@ -122,7 +122,7 @@ def _unlink_hashes(root: str, pem: str) -> None:
     for name in subject_hashes(pem):
         for path in _slots(root, name):
             if _links_here(path):
-                os.unlink(path)  # noqa: PTH108
+                os.unlink(path)
 
 
 def _slots(root: str, name: str) -> Iterator[str]:
@@ -132,6 +132,6 @@ def _slots(root: str, name: str) -> Iterator[str]:
 
 def _links_here(path: str) -> bool:
     try:
-        return os.readlink(path) == CERTIFICATE  # noqa: PTH115
+        return os.readlink(path) == CERTIFICATE
     except OSError:
         return False
