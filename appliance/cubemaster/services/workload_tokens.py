@@ -12,18 +12,13 @@ import uuid
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from appliance.common import p256
 from appliance.common.clock import Clock
 from appliance.domain.sandbox import Sandbox
 from appliance.domain.workload_token import LIFETIME
 
 ALGORITHM = "ES256"
-_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-"""Of the curve P-256: private keys are the numbers below it, without zero."""
-_WIDE_BYTES = 48
-"""128 bits more than the order has, so that the remainder shows no trace of them."""
 
 
 class WorkloadTokens:
@@ -31,7 +26,7 @@ class WorkloadTokens:
         """Take the key as hex digits; raises ValueError."""
         self._domain = domain
         self._clock = clock
-        self._key = _derived(bytes.fromhex(secrets_key))
+        self._key = p256.private_key(p256.wide_secret(bytes.fromhex(secrets_key), purpose=b"workload tokens, ES256"))
         self._jwk = _jwk(self._key.public_key())
         self.issuer = f"https://api.{domain}"
 
@@ -51,11 +46,6 @@ class WorkloadTokens:
             "jti": str(uuid.uuid4()),
         }
         return jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._jwk["kid"]})
-
-
-def _derived(seed: bytes) -> ec.EllipticCurvePrivateKey:
-    wide = HKDF(SHA256(), _WIDE_BYTES, salt=None, info=b"workload tokens, ES256").derive(seed)
-    return ec.derive_private_key(int.from_bytes(wide, "big") % (_ORDER - 1) + 1, ec.SECP256R1())
 
 
 def _jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:

@@ -13,11 +13,10 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_KEY_BYTES: Final = 48  # 128 bits more than the order of the curve: no key is likelier than another
-_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+from appliance.common import p256
+
 # Of the authority, for any clock that a guest may have.
 _NOT_BEFORE: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _NOT_AFTER: Final = datetime(2049, 12, 31, tzinfo=UTC)
@@ -27,15 +26,14 @@ LEAF_LIFETIME: Final = timedelta(days=2)
 
 def sandbox_key(seed: bytes, sandbox_id: str) -> bytes:
     """Return what the authority of a sandbox is made of. The seed cannot be found from it."""
-    info = b"cube egress authority " + sandbox_id.encode()
-    return HKDF(algorithm=hashes.SHA256(), length=_KEY_BYTES, salt=None, info=info).derive(seed)
+    return p256.wide_secret(seed, purpose=b"cube egress authority " + sandbox_id.encode())
 
 
 class Authority:
     """The authority of one sandbox. `key` is as `sandbox_key` returns it."""
 
     def __init__(self, sandbox_id: str, key: bytes) -> None:
-        self._key = ec.derive_private_key(int.from_bytes(key, "big") % (_ORDER - 1) + 1, ec.SECP256R1())
+        self._key = p256.private_key(key)
         self._name = x509.Name(
             [
                 x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Cube"),
