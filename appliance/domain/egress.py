@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+_FRAMING: Final = frozenset(
+    {"connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+_FRAMING_PREFIX: Final = "proxy-"
+
+
+def is_framing(name: str) -> bool:
+    """Does a header say where a request begins, ends and goes? Another than the client's makes two requests of one."""
+    return name.lower() in _FRAMING or name.lower().startswith(_FRAMING_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from appliance.domain.egress import HeaderRule
+from appliance.domain.egress import HeaderRule, is_framing
 from appliance.domain.errors import InvalidRequest
 from appliance.domain.placeholders import Placeholder, PlaceholderKind, fill, placeholders
 
@@ -28,11 +28,6 @@ _MAX_FILLED_DOMAIN = 64 * 1024
 _DOMAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_-]{0,62}\.)*[A-Za-z][A-Za-z0-9-]{0,62}\.?")
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
-# They say where a request begins, ends and goes: other ones than the client's would make two requests of one.
-_FRAMING = frozenset(
-    {"connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
-)
-_FRAMING_PREFIX = "proxy-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +134,7 @@ def _check_name(domain: str, name: str) -> None:
         raise InvalidRequest(f"{which} must contain only valid HTTP token characters.")
     if len(name) > _MAX_NAME:
         raise InvalidRequest(f"{which} exceeds maximum length of {_MAX_NAME} characters.")
-    if name.lower() in _FRAMING or name.lower().startswith(_FRAMING_PREFIX):
+    if is_framing(name):
         raise InvalidRequest(f"{which} cannot be set: it belongs to the connection. Leave it to the client.")
 
 

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Final
 
 from appliance.cubevs.egress.refusals import Reason, Refused
-from appliance.domain.egress import HeaderRule
+from appliance.domain.egress import HeaderRule, is_framing
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-# They say where a request ends, whom it is for, or what becomes of the connection: the proxy's own to say.
-_RESERVED: Final = frozenset(
-    {
-        b"connection",
-        b"content-length",
-        b"host",
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
 
 
 def injected(rule: HeaderRule) -> Fields:
@@ -35,7 +20,7 @@ def injected(rule: HeaderRule) -> Fields:
     fields = tuple((name.encode(), value.encode()) for name, value in rule.headers.items())
     for name, value in fields:
         # Its name says enough: a value may be a secret.
-        if name.lower() in _RESERVED or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            shown = name.decode(errors="replace")
+        shown = name.decode(errors="replace")
+        if is_framing(shown) or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
             raise Refused(Reason.HEADERS, f"The header {shown!r} in the rule for {rule.domain} cannot be sent.")
     return fields
