@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 from appliance.cubevs.base import Switch, Tap
-from appliance.hypervisor.deadlines import together
 
 
 class TapPool:
@@ -33,7 +32,11 @@ class TapPool:
 
     async def release(self, tap: Tap, *, once: Coroutine[Any, Any, object] | None = None) -> None:
         """Give a tap back; whatever was open through it is reset. Meanwhile run `once`, which ends its use."""
-        await together(self._switch.revoke(tap), *([] if once is None else [once]))
+        steps = [self._switch.revoke(tap), *([] if once is None else [once])]
+        # Neither is given up for the other's failure: a VMM that is to end must, whatever the switch says.
+        for failure in await asyncio.gather(*steps, return_exceptions=True):
+            if isinstance(failure, BaseException):
+                raise failure
         self._free.append(tap)
 
     async def replenish(self) -> None:
