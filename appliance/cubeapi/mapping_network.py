@@ -6,9 +6,9 @@ from typing import Any
 
 from appliance.contracts import e2b_network as e2b
 from appliance.contracts import egress, master
+from appliance.domain.placeholders import names_secret
 
 KEYS_PATH = "/.well-known/jwks.json"
-_SECRET = "${e2b.secrets."  # noqa: S105 - how a placeholder of one begins
 
 
 def new_egress(body: e2b.NetworkUpdate, *, team_id: str) -> master.NewEgress:
@@ -30,7 +30,7 @@ def fields_of(rules: e2b.Egress, *, allow_internet: bool | None) -> dict[str, An
 
 def names_secrets(rules: e2b.Egress) -> bool:
     return any(
-        _SECRET in value
+        names_secret(value)
         for mine in (rules.rules or {}).values()
         for rule in mine
         for value in _transform(rule).headers.values()

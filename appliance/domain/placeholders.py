@@ -44,6 +44,11 @@ def placeholders(value: str) -> Iterator[Placeholder]:
         at = end + 1
 
 
+def names_secret(value: str) -> bool:
+    """Does `value` begin a placeholder for a secret, well-formed or not?"""
+    return any(begin[1] == PlaceholderKind.SECRET for begin in _BEGIN.finditer(value))
+
+
 def fill(value: str, text_of: Callable[[Placeholder], str]) -> str:
     """Return `value` with each placeholder replaced."""
     filled, at = [], 0

@@ -229,7 +229,7 @@ def told(expected):
     "Ask until the node has heard of a change."
     give_up = time.monotonic() + 60
     while expected not in (answer := curl("https://example.com/")) and time.monotonic() < give_up:
-        time.sleep(0.5)
+        time.sleep(0.5)  # a node tells nobody that it has heard
     return answer
 
 Secret.create("key", "canary-one")

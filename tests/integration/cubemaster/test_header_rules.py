@@ -297,23 +297,22 @@ async def test_an_update_may_name_the_tokens_the_sandbox_was_made_with(appliance
 
 async def test_the_public_interface_takes_and_shows_all_of_it(appliance: Appliance, api: httpx.AsyncClient) -> None:
     await ready(appliance, one="value")
+    proxy = {
+        "address": "proxy.example.com:1080",
+        "username": "user",
+        "tls": {"enabled": True, "serverName": "other.example.com"},
+    }
     network = {
         "allowOut": ["a.com"],
         "denyOut": ["0.0.0.0/0"],
         "dnsServers": ["1.1.1.1"],
-        "egressProxy": {
-            "address": "proxy.example.com:1080",
-            "username": "user",
-            "password": CANARY,
-            "tls": {"enabled": True, "serverName": "other.example.com"},
-        },
+        "egressProxy": {**proxy, "password": CANARY},
         "rules": {"a.com": [{"transform": {"headers": {"X": "${e2b.secrets.one} ${e2b.identity.tokens.aws}"}}}]},
     }
     iam = {"tokens": {"aws": {"audience": "sts", "tokenType": "JWT-SVID"}}}
     created = await api.post("/v2/sandboxes", json={"templateID": "base", "network": network, "iam": iam})
     assert created.status_code == 201, created.text
     path = f"/sandboxes/{created.json()['sandboxID']}"
-    proxy = {key: value for key, value in network["egressProxy"].items() if key != "password"}  # type: ignore[attr-defined]
     shown = await api.get(path)
     assert shown.json()["network"] == {"allowPublicTraffic": True, **network, "egressProxy": proxy}
     assert CANARY not in created.text + shown.text

@@ -248,6 +248,18 @@ def java_store(root: Path) -> Path:
     return store
 
 
+def test_javas_store_has_it_in_place_of_the_last(root: Path, java_store: Path) -> None:
+    images = ssl.PEM_cert_to_DER_cert(authority("the image's"))
+    for pem, former in ((ONE, None), (TWO, ONE)):
+        trust.install(pem, root)
+        store = java_store.read_bytes()
+        assert struct.unpack_from(">III", store) == (0xFEEDFEED, 2, 2)
+        assert images in store
+        assert ssl.PEM_cert_to_DER_cert(pem) in store
+        assert former is None or ssl.PEM_cert_to_DER_cert(former) not in store
+
+
+# What is in the store is held above; that Java reads it, too, is seen with a Java only, which no host of ours needs.
 @pytest.mark.skipif(shutil.which("keytool") is None, reason="needs Java")
 def test_java_trusts_it_too(root: Path, java_store: Path) -> None:
     images = fingerprint(authority("the image's"))
