@@ -1,4 +1,4 @@
-"""Removal of directories by those who cannot wait for it, nor fail because of it."""
+"""Directories: removed by those who cannot wait for it, nor fail because of it, and made durable."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
         if os.path.lexists(path):
             log.warning("directory_not_removed", path=str(path), error=f"{error.filename}: {error.strerror}")
+
+
+def sync_directory(directory: Path) -> None:
+    """Make names that were added to, or removed from, the directory survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

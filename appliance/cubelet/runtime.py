@@ -20,13 +20,12 @@ from typing import Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from appliance.common.trees import remove_tree
+from appliance.common.trees import remove_tree, sync_directory
 from appliance.contracts.node import EndReason, OnTimeout
 from appliance.cubelet.services.template_meta import TemplateMeta
 from appliance.cubevs.base import Tap
 from appliance.domain.ids import BuildId, SandboxId, TemplateId, VmId, VolumeId
 from appliance.hypervisor.base import VmProcess
-from appliance.storage.publish import sync_directory
 
 log = structlog.get_logger()
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from appliance.common.threads import in_thread
-from appliance.common.trees import remove_tree
+from appliance.common.trees import remove_tree, sync_directory
 from appliance.domain.errors import DiskFull, VmmFailure
 
 _PARTIAL = ".partial"
@@ -45,20 +44,12 @@ def _begin(partial: Path, path: Path) -> None:
 
 
 def _publish(partial: Path, path: Path) -> None:
-    _sync(partial)
+    sync_directory(partial)
     partial.rename(path)
-    _sync(path.parent)
+    sync_directory(path.parent)
 
 
 def _discard(partial: Path, path: Path) -> None:
     # Under its own name, too: a caller who gave up while it was published must find the name free again.
     for directory in (partial, path):
         remove_tree(directory)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -16,8 +16,9 @@ from tempfile import TemporaryDirectory
 
 from appliance.common.process import CommandFailed, run
 from appliance.common.threads import in_thread
+from appliance.common.trees import sync_directory
 from appliance.domain.errors import InvalidRequest, StorageFailure
-from appliance.storage.publish import name_file, storage_errors, sync_directory, unnamed_file
+from appliance.storage.publish import name_file, storage_errors, unnamed_file
 from appliance.storage.volume_image import VOLUME_MIN_MIB, format_volume
 
 UPPER_MIN_MIB = 1

@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from appliance.common.threads import in_thread
+from appliance.common.trees import sync_directory
 from appliance.domain.errors import ImageRejected
 from appliance.domain.registry_login import RegistryLogin
 from appliance.storage import docker_archive, oci, registry
@@ -22,7 +23,7 @@ from appliance.storage.base import (
 from appliance.storage.confinement import WORKER_UID
 from appliance.storage.ecr import EcrApi, exchanged
 from appliance.storage.merge_job import MergeJob
-from appliance.storage.publish import name_file, storage_errors, sync_directory, unnamed_file
+from appliance.storage.publish import name_file, storage_errors, unnamed_file
 from appliance.storage.pull_network import Reach
 from appliance.storage.reference import DockerArchive, OciLayout, RegistryImage, parse_reference
 from appliance.storage.source import ImageSource

@@ -38,15 +38,6 @@ def name_file(fd: int, path: Path) -> None:
         os.close(directory_fd)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make names that were added to, or removed from, the directory survive a power cut."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 @contextmanager
 def storage_errors(doing: str) -> Iterator[None]:
     """Translate the kernel's word into ours."""

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.common.trees import sync_directory
 from appliance.domain.errors import InvalidRequest, VolumeNotFound
 from appliance.domain.ids import VOLUME_ID, VolumeId
 from appliance.storage.base import DiskStore
-from appliance.storage.publish import storage_errors, sync_directory
+from appliance.storage.publish import storage_errors
 
 _SUFFIX = ".img"
 _BLOCK_BYTES = 512

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from appliance.common.trees import sync_directory
+
 SEED_BYTES: Final = 32
 
 
@@ -30,11 +32,7 @@ def _write(path: Path, seed: bytes) -> None:
         os.fsync(file.fileno())
     fresh.rename(path)
     # Guests trust what comes from it: another seed after a power loss would break what they have open.
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
 def _for_owner(path: str, flags: int) -> int:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
 from appliance.cubevs.base import EgressPolicy, Tap
+from appliance.cubevs.egress.proxy import Limits
 from appliance.cubevs.maps import open_maps
 from appliance.cubevs.switch import CubeVS
 from appliance.domain.ids import new_sandbox_id
+from tests.integration.cubevs.egress_proxy import LIMITS, Egress, running_egress
 from tests.integration.cubevs.port import Port
 from tests.support.sandbox_net import Guest, Site, guest, site
 
@@ -80,3 +83,21 @@ async def unadmitted(make_port: Callable[[], Awaitable[Port]]) -> Port:
 async def port(switch: CubeVS, unadmitted: Port) -> Port:
     await switch.admit(unadmitted.tap, new_sandbox_id(), EgressPolicy())
     return unadmitted
+
+
+@pytest.fixture
+def limits() -> Limits:
+    return LIMITS
+
+
+@pytest.fixture
+async def egress(switch: CubeVS, in_node: Site, tmp_path: Path, limits: Limits) -> AsyncIterator[Egress]:
+    """The egress proxy, for tests that want nothing of it but other limits."""
+    async with running_egress(in_node, tmp_path, limits=limits) as running:
+        yield running
+
+
+@pytest.fixture(name="guest")
+def guest_of_sandbox(sandbox: tuple[Tap, Guest]) -> Guest:
+    """The guest of the module's `sandbox`."""
+    return sandbox[1]

@@ -12,7 +12,7 @@ from appliance.cubevs.base import GUEST_ADDRESS, DropReason, Tap
 from appliance.cubevs.kernel import open_pin, run_program
 from appliance.cubevs.loader import FROM_GUEST, TO_GUEST
 from appliance.cubevs.maps import Maps
-from tests.support.packets import ICMP, SYN, Frame, icmp, tcp_frame, udp_frame
+from tests.support.packets import ACK, ICMP, SYN, Frame, icmp, tcp_frame, udp_frame
 from tests.support.sandbox_net import OUTSIDE, Site
 
 PASS: Final = 0
@@ -83,3 +83,8 @@ def guest_tcp(destination: IPv4Address = OUTSIDE, *, sport: int = 5000, dport: i
 
 def guest_echo(destination: IPv4Address = OUTSIDE, kind: int = ECHO_REQUEST) -> Frame:
     return Frame(destination=destination, protocol=ICMP, l4=icmp(kind, 0, 0x00070001, b"payload"))
+
+
+def answer(port: Port, proxy_port: int, flags: int = SYN | ACK, dport: int = 5000) -> Frame:
+    """Return what the egress proxy answers to the guest's flow from `dport`."""
+    return tcp_frame(NODE, port.tap.address, proxy_port, dport, flags)

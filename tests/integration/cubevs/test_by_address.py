@@ -7,7 +7,6 @@ from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,7 @@ from appliance.cubevs.switch import CubeVS
 from appliance.domain.egress import HeaderRule
 from appliance.domain.ids import new_sandbox_id
 from tests.integration.cubevs.conftest import MakeGuest
-from tests.integration.cubevs.egress_proxy import EVERYTHING, LIMITS, Egress, running_egress
+from tests.integration.cubevs.egress_proxy import EVERYTHING, LIMITS, Egress
 from tests.integration.cubevs.egress_world import get, http, https_lines, plain, tls, tls_answer
 from tests.support.sandbox_net import ELSEWHERE, OUTSIDE, Guest, Site
 from tests.support.waiting import eventually
@@ -32,24 +31,8 @@ WELCOMING = IPv4Address("203.0.113.9")
 
 
 @pytest.fixture
-def limits() -> Limits:
-    return LIMITS
-
-
-@pytest.fixture
-async def egress(switch: CubeVS, in_node: Site, tmp_path: Path, limits: Limits) -> AsyncIterator[Egress]:
-    async with running_egress(in_node, tmp_path, limits=limits) as running:
-        yield running
-
-
-@pytest.fixture
 async def sandbox(egress: Egress, make_guest: MakeGuest) -> tuple[Tap, Guest]:
     return await make_guest(INSPECTED)
-
-
-@pytest.fixture
-def guest(sandbox: tuple[Tap, Guest]) -> Guest:
-    return sandbox[1]
 
 
 async def welcome(reader: StreamReader, writer: StreamWriter) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import select
 import ssl
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
 
 import pytest
 
@@ -28,7 +26,7 @@ from appliance.cubevs.egress.resolver import DnsResolver
 from appliance.cubevs.switch import CubeVS
 from appliance.domain.ids import new_sandbox_id
 from tests.integration.cubevs.conftest import MakeGuest
-from tests.integration.cubevs.egress_proxy import EVERYTHING, LIMITS, NODE, Egress, running_egress
+from tests.integration.cubevs.egress_proxy import EVERYTHING, LIMITS, NODE, Egress
 from tests.integration.cubevs.egress_world import DEADLINE_S, connect, get, http, plain, tls, tls_answer
 from tests.support.sandbox_net import ELSEWHERE, METADATA, NODE_UPLINK, OUTSIDE, PRIVATE, Guest, Site
 from tests.support.waiting import eventually
@@ -40,24 +38,8 @@ MEBIBYTE = 1 << 20
 
 
 @pytest.fixture
-def limits() -> Limits:
-    return LIMITS
-
-
-@pytest.fixture
-async def egress(switch: CubeVS, in_node: Site, tmp_path: Path, limits: Limits) -> AsyncIterator[Egress]:
-    async with running_egress(in_node, tmp_path, limits=limits) as running:
-        yield running
-
-
-@pytest.fixture
 async def sandbox(egress: Egress, make_guest: MakeGuest) -> tuple[Tap, Guest]:
     return await make_guest(BY_DOMAIN)
-
-
-@pytest.fixture
-def guest(sandbox: tuple[Tap, Guest]) -> Guest:
-    return sandbox[1]
 
 
 @pytest.mark.parametrize("offloads", [True, False], ids=["offloads", "no offloads"])

@@ -91,11 +91,6 @@ async def sandbox(egress: Egress, make_guest: MakeGuest) -> tuple[Tap, Guest]:
     return await make_guest(TUNNELLED)
 
 
-@pytest.fixture
-def guest(sandbox: tuple[Tap, Guest]) -> Guest:
-    return sandbox[1]
-
-
 async def test_tls_and_http_leave_by_the_tunnel_to_where_they_were_sent(
     egress: Egress, proxy: Socks5Server, guest: Guest
 ) -> None:

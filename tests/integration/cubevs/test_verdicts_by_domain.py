@@ -18,7 +18,17 @@ from appliance.cubevs.base import (
 from appliance.cubevs.maps import Closed, Opener, Session, SessionKey
 from appliance.cubevs.switch import CubeVS
 from appliance.domain.ids import new_sandbox_id
-from tests.integration.cubevs.port import NEIGHBOUR, NODE, PASS, UNREACHABLE, Port, guest_echo, guest_tcp, guest_udp
+from tests.integration.cubevs.port import (
+    NEIGHBOUR,
+    NODE,
+    PASS,
+    UNREACHABLE,
+    Port,
+    answer,
+    guest_echo,
+    guest_tcp,
+    guest_udp,
+)
 from tests.support.packets import ACK, FIN, ICMP, RST, SYN, TCP, Frame, icmp, parse, tcp_frame, udp_frame
 from tests.support.sandbox_net import METADATA, NODE_UPLINK, OUTSIDE, PRIVATE
 
@@ -33,10 +43,6 @@ OTHER = IPv4Address("203.0.113.3")
 async def by_domain(switch: CubeVS, unadmitted: Port) -> Port:
     await switch.admit(unadmitted.tap, new_sandbox_id(), BY_DOMAIN)
     return unadmitted
-
-
-def answer(port: Port, proxy_port: int, flags: int = SYN | ACK, dport: int = 5000) -> Frame:
-    return tcp_frame(NODE, port.tap.address, proxy_port, dport, flags)
 
 
 @pytest.mark.parametrize(("asked", "proxy"), [(80, PROXY_HTTP_PORT), (443, PROXY_TLS_PORT)])

@@ -24,7 +24,7 @@ from appliance.cubevs.maps import Destination, DivertedKey, diverted_pin
 from appliance.cubevs.switch import CubeVS
 from appliance.domain.egress import HeaderRule, Tunnel
 from appliance.domain.ids import new_sandbox_id
-from tests.integration.cubevs.port import NEIGHBOUR, NODE, PASS, Port, guest_echo, guest_tcp, guest_udp
+from tests.integration.cubevs.port import NEIGHBOUR, NODE, PASS, Port, answer, guest_echo, guest_tcp, guest_udp
 from tests.support.packets import ACK, FIN, RST, SYN, Frame, parse, tcp_frame, udp_frame
 from tests.support.sandbox_net import ELSEWHERE, METADATA, NODE_UPLINK, OUTSIDE, PRIVATE, Site
 
@@ -47,10 +47,6 @@ async def inspected(switch: CubeVS, unadmitted: Port) -> Port:
 async def tunnelled(switch: CubeVS, unadmitted: Port) -> Port:
     await switch.admit(unadmitted.tap, new_sandbox_id(), TUNNELLED)
     return unadmitted
-
-
-def answer(port: Port, proxy_port: int, flags: int = SYN | ACK, dport: int = 5000) -> Frame:
-    return tcp_frame(NODE, port.tap.address, proxy_port, dport, flags)
 
 
 def goes_to(port: Port, frame: Frame) -> IPv4Address:
